@@ -1,0 +1,132 @@
+"""Assembly: a request and a prompt specification become the messages a model reads. Pure; no label can reach it.
+
+Titles are untrusted. They are stripped of control characters and of the fence's own brackets, shortened, and stand
+inside fences; candidates are shown in an order keyed by (seed, user, sample), so no title can know its own number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import unicodedata
+from collections.abc import Mapping
+
+from promptailor.prompts.domain import Item, Model, RankRequest
+from promptailor.prompts.llm import Message
+from promptailor.prompts.patterns import Catalogue, PromptSpec, SentencePattern
+
+MAX_TITLE_LENGTH = 200
+
+
+class AssembledPrompt(Model):
+    """A prompt ready to send, and what is needed to read its answer."""
+
+    system: str
+    user: str
+    spec: PromptSpec
+    sentences: dict[SentencePattern, str]
+    """The sentences as shown, refined ones included."""
+    shown: tuple[Item, ...]
+    """Candidates in shown order: the candidate behind number `n` is `shown[n - 1]`."""
+    history_length: int
+    """Interactions really shown; at most `spec.history_length`."""
+    digest: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The candidates' numbers in shown order."""
+        return tuple(str(n) for n in range(1, len(self.shown) + 1))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The chat messages; a prompt without a role has no system message."""
+        system = (Message(role="system", content=self.system),) if self.system else ()
+        return (*system, Message(role="user", content=self.user))
+
+
+def assemble(
+    request: RankRequest,
+    spec: PromptSpec,
+    catalogue: Catalogue,
+    *,
+    seed: int,
+    sample_index: int = 0,
+    refined: Mapping[SentencePattern, str] | None = None,
+) -> AssembledPrompt:
+    """Write the prompt of one request.
+
+    Args:
+        request: who asks, with which history and candidates.
+        spec: which sentence of each pattern, and how much history.
+        catalogue: where the sentences stand.
+        seed: the run's seed; with `user_id` and `sample_index` it fixes the order the candidates are shown in.
+        sample_index: which of several permutations of the same request.
+        refined: sentences that replace the catalogue's own (RPP+).
+    """
+    sentences = _sentences(request, spec, catalogue, refined or {})
+    recent = request.history[len(request.history) - min(spec.history_length, len(request.history)) :]
+    shown = permute(request.candidates, seed, request.user_id, sample_index)
+    words = catalogue.words(request.domain)
+
+    parts: list[str] = []
+    if profile := _profile(request, spec, catalogue):
+        parts.append(profile)
+    if recent:
+        lines = "\n".join(f"- {clean_title(item.title)}" for item in recent)
+        parts.append(f"{catalogue.history_records.text.format_map(words)}\n<history>\n{lines}\n</history>")
+    lines = "\n".join(f"{n}. {clean_title(item.title)}" for n, item in enumerate(shown, 1))
+    parts.append(f"{catalogue.candidates.text.format_map(words)}\n<candidates>\n{lines}\n</candidates>")
+    parts.extend(sentences[name] for name in ("reasoning_guidance", "output_format") if name in sentences)
+    system, user = sentences.get("role_playing", ""), "\n".join(parts)
+    return AssembledPrompt(
+        system=system,
+        user=user,
+        spec=spec,
+        sentences=sentences,
+        shown=shown,
+        history_length=len(recent),
+        digest=hashlib.sha256(f"{system}\0{user}".encode()).hexdigest()[:16],
+    )
+
+
+def permute(candidates: tuple[Item, ...], seed: int, user_id: str, sample_index: int) -> tuple[Item, ...]:
+    """Return the candidates in the order keyed by (seed, user_id, sample_index), the same on every machine."""
+    key = hashlib.sha256(f"{seed}\0{user_id}\0{sample_index}".encode()).digest()
+    shown = list(candidates)
+    random.Random(key).shuffle(shown)
+    return tuple(shown)
+
+
+def clean_title(title: str) -> str:
+    """Make an untrusted title safe to show: one line, no control characters, no fence brackets, bounded length."""
+    head = title[: 4 * MAX_TITLE_LENGTH]
+    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in head.replace("<", "‹").replace(">", "›"))
+    line = " ".join(visible.split())
+    return line if len(line) <= MAX_TITLE_LENGTH else line[: MAX_TITLE_LENGTH - 1] + "…"
+
+
+def _sentences(
+    request: RankRequest, spec: PromptSpec, catalogue: Catalogue, refined: Mapping[SentencePattern, str]
+) -> dict[SentencePattern, str]:
+    chosen: dict[SentencePattern, int | None] = {
+        "role_playing": spec.role_playing,
+        "reasoning_guidance": spec.reasoning_guidance,
+        "output_format": spec.output_format,
+    }
+    return {
+        name: refined.get(name) or catalogue.fill(catalogue.sentences(name)[index], request.domain)
+        for name, index in chosen.items()
+        if index is not None
+    }
+
+
+def _profile(request: RankRequest, spec: PromptSpec, catalogue: Catalogue) -> str:
+    pattern, profile = catalogue.user_profile, request.user_profile
+    if profile is None:
+        return ""
+    values = {field: getattr(profile, field, None) for field in pattern.subsets[spec.user_profile]}
+    lines = [pattern.field_texts[f].format(value=clean_title(v)) for f, v in values.items() if v]
+    if not lines:
+        return ""
+    fenced = "\n".join(f"- {line}" for line in lines)
+    return f"{pattern.text.format_map(catalogue.words(request.domain))}\n<profile>\n{fenced}\n</profile>"
