@@ -1,0 +1,118 @@
+"""The two shapes a prompt policy can have, and how optimisers get rewards.
+
+A one-shot policy chooses a whole prompt from the user alone and serves with one call (manual, enumeration, random
+search, bandit). A stepwise policy is a team of agents, one per pattern, that look at the last prompt and ranking and
+choose again (RPP). The graph runs a one-shot policy in one node and a stepwise one in one tool node per agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from promptailor.policies.types import AgentChoice, StateInputs
+from promptailor.prompts.patterns import PatternName, PromptSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A one-shot policy's choice."""
+
+    spec: PromptSpec
+    probabilities: dict[PatternName, float] = field(default_factory=dict)
+    """Propensity of the chosen action per pattern; empty for deterministic policies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyInfo:
+    """What a policy says of itself in outputs and manifests."""
+
+    name: str
+    """The method's name, such as `rpp` or `manual`."""
+    version: str
+    """Digest of the saved policy; `builtin` where nothing was learned."""
+    train_users: tuple[str, ...] = ()
+    """Users it was trained or selected on; `evaluate` leaves them out."""
+    n_steps: int = 1
+    """Calls per served request."""
+
+
+@runtime_checkable
+class OneShotPolicy(Protocol):
+    """Chooses a whole prompt at once."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Name, version, users it has seen, calls per request."""
+        ...
+
+    def choose(self, inputs: StateInputs, *, key: tuple[str | int, ...], explore: bool) -> Decision:
+        """Choose for one user; `key` keys every random draw; without `explore` the choice is greedy."""
+        ...
+
+
+@runtime_checkable
+class StepwisePolicy(Protocol):
+    """A team of agents that choose step by step."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Name, version, users it has seen, calls per request."""
+        ...
+
+    @property
+    def agents(self) -> Mapping[PatternName, str]:
+        """Patterns that have an agent, each with the description its tool shows."""
+        ...
+
+    def observe(self, inputs: StateInputs) -> list[float]:
+        """Compute s_t, shape (state_dim,)."""
+        ...
+
+    def act(
+        self, pattern: PatternName, vector: Sequence[float], *, key: tuple[str | int, ...], explore: bool
+    ) -> AgentChoice:
+        """Let one agent choose; `key` keys the draw; without `explore` the choice is greedy."""
+        ...
+
+
+PromptPolicy = OneShotPolicy | StepwisePolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A prompt to try on a training user."""
+
+    user_id: str
+    spec: PromptSpec
+    sample_index: int = 0
+
+
+class PromptEvaluator(Protocol):
+    """Runs trials against the real recommender; what search methods and the bandit learn from.
+
+    Implemented by `graph.rollout.GraphEvaluator`. Raises `BudgetExceededError` when the budget allows no further call.
+    """
+
+    @property
+    def user_ids(self) -> Sequence[str]:
+        """The training users, in a fixed order."""
+        ...
+
+    def inputs(self, user_id: str) -> StateInputs:
+        """The user's state at step 0."""
+        ...
+
+    def rewards(self, trials: Sequence[Trial]) -> list[float]:
+        """Return the reward (NDCG@M) of each trial, in order; a repeated trial is a cache hit and costs no call."""
+        ...
+
+
+class Persistent(Protocol):
+    """A policy that can be saved: safetensors or JSON in a folder, nothing pickled."""
+
+    def save(self, folder: Path) -> None:
+        """Write the policy's files; the folder's manifest is written by `app.store`."""
+        ...
