@@ -1,0 +1,1 @@
+"""Who runs it: command line, settings, wiring, model back ends, stores."""

@@ -1,0 +1,1 @@
+"""How good is it: data sets, splits, protocol, metrics, baselines, statistics, reports."""

@@ -1,0 +1,1 @@
+"""What happens, in order: state, nodes, wiring, rollouts, the training loop."""

@@ -1,0 +1,1 @@
+"""What to choose and how to learn it: numbers in, choices out."""

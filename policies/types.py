@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from promptailor.prompts.domain import Item
@@ -46,6 +47,11 @@ class AgentChoice:
     """Log-probability the policy gave the action when it chose, in nats."""
     value: float
     """The critic's V(s_t)."""
+
+    @property
+    def probability(self) -> float:
+        """Probability the policy gave the action."""
+        return math.exp(self.log_prob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Package data: one YAML file per data set."""

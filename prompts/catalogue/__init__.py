@@ -1,0 +1,1 @@
+"""Package data: every sentence a model reads."""

@@ -1,0 +1,61 @@
+"""Which words and lines become tokens: everything the catalogue and the tasks can say, and the data set's own texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from promptailor.app.backends.embedded.tasks import Tasks
+from promptailor.app.backends.embedded.tokenizer import Vocabulary, collect_words, unique_lines
+from promptailor.evals.datasets import Dataset
+from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue
+
+
+def prompt_words(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, ...]:
+    """Return the words of every prompt and answer of a domain: the part of the vocabulary that is not from the data."""
+    return collect_words(_texts(catalogue, tasks, domain))
+
+
+def data_vocabulary(words: tuple[str, ...], dataset: Dataset, catalogue: Catalogue) -> Vocabulary:
+    """Add what the data set says: category words, titles and profile lines."""
+    categories = collect_words(
+        text for item in dataset.items.values() for kind in item.categories for text in (kind, f" {kind}")
+    )
+    titles = (item.title for item in dataset.items.values())
+    field_texts = catalogue.user_profile.field_texts
+    profile_lines = sorted(
+        {
+            field_texts[field].format(value=value)
+            for profile in dataset.profiles.values()
+            for field in catalogue.user_profile.fields
+            if (value := getattr(profile, field, None))
+        }
+    )
+    return Vocabulary(
+        words=tuple(dict.fromkeys((*words, *categories))), lines=unique_lines((*titles, *profile_lines))
+    )
+
+
+def _texts(catalogue: Catalogue, tasks: Tasks, domain: str) -> Iterator[str]:
+    """Yield texts that show every word in every place it can have: first, after a line break, inside a line."""
+    words = catalogue.words(domain)
+    fences = ("history", "candidates", "profile", "item")
+    yield "".join(f"\n<{fence}>\n- -\n</{fence}>" for fence in fences)
+    headings = (catalogue.history_records.text, catalogue.candidates.text, catalogue.user_profile.text)
+    answers = (tasks.summarise.similar, tasks.profile.favourites)
+    instructions = (*tasks.summarise.instructions, *tasks.profile.instructions)
+    for text in (*headings, *answers, *instructions, *_sentences(catalogue, tasks)):
+        filled = text.format_map(words)
+        yield from (filled, f"\n{filled}", catalogue.refine.text.format(sentence=filled))
+    yield ", ".join(f"{year}s" for year in range(1900, 2030, 10))
+    lines = (tasks.summarise.kinds, tasks.summarise.decade, tasks.profile.kinds, tasks.profile.decades)
+    for line in lines:
+        filled = line.format(kinds="1, 1", decade=1990, decades="1990s, 1990s")
+        yield from (filled, f"\n{filled}")
+    yield from ("1, 2", "1 > 2", "1. ")
+
+
+def _sentences(catalogue: Catalogue, tasks: Tasks) -> Iterable[str]:
+    for pattern in SENTENCE_PATTERNS:
+        for sentence in catalogue.sentences(pattern):
+            yield sentence.text
+            yield from tasks.paraphrases.get(pattern, {}).get(sentence.id, ())

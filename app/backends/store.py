@@ -1,0 +1,102 @@
+"""What was paid for, kept in one SQLite file: model answers by content, embeddings by text, and the count of requests.
+
+An answer and its cost are written in one transaction before anybody uses them, so a killed run pays nothing twice and
+a resumed one counts what it had already spent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptailor.prompts.errors import InputError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, model TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY CHECK (id = 0), requests INTEGER NOT NULL);
+INSERT OR IGNORE INTO ledger VALUES (0, 0);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResponse:
+    """One recorded answer."""
+
+    text: str
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class ResponseStore:
+    """Answers, embeddings and the request count of one run, or of everybody who shares the file."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Open or create a store; None keeps it in memory.
+
+        Raises:
+            InputError: the file is no store, or its folder cannot be written.
+        """
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path or ":memory:", check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise InputError(f"response store {path}: {error}; delete the file or name another") from None
+
+    def get(self, key: str) -> StoredResponse | None:
+        """Return a recorded answer."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT text, model, input_tokens, output_tokens FROM responses WHERE key = ?", (key,)
+            ).fetchone()
+        return (
+            None
+            if row is None
+            else StoredResponse(text=row[0], model=row[1], input_tokens=row[2], output_tokens=row[3])
+        )
+
+    def put(self, key: str, response: StoredResponse) -> None:
+        """Record an answer."""
+        with self._lock, self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)",
+                (key, response.text, response.model, response.input_tokens, response.output_tokens),
+            )
+
+    def count_request(self) -> None:
+        """Record that one request is about to be sent, answered or not."""
+        with self._lock, self._db:
+            self._db.execute("UPDATE ledger SET requests = requests + 1")
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, retries and failed ones included, over all runs that used this file."""
+        with self._lock:
+            return int(self._db.execute("SELECT requests FROM ledger").fetchone()[0])
+
+    def get_embedding(self, key: str) -> bytes | None:
+        """Return a recorded embedding, float32 little-endian."""
+        with self._lock:
+            row = self._db.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def put_embedding(self, key: str, vector: bytes) -> None:
+        """Record an embedding."""
+        with self._lock, self._db:
+            self._db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector))
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        with self._lock:
+            self._db.close()

@@ -1,0 +1,176 @@
+"""The command line: parse, call, print. Every command's work is in the module named after it, imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    name="promptailor",
+    help="Tailor an LLM recommender's prompt to each user, learn which tailoring pays, and prove whether it did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Get, list and check data sets.", no_args_is_help=True)
+lm_app = typer.Typer(help="Train, evaluate and find embedded language models.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(lm_app, name="lm")
+
+EXIT_BAD_INPUT = 2
+EXIT_INCOMPLETE = 3
+
+DatasetOption = Annotated[str, typer.Option("--dataset", help="Known name in any case, `planted`, or a spec file.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Recommender, as provider:model?options.")]
+RefinerOption = Annotated[
+    str | None, typer.Option("--refiner", help="Model that rewrites sentences (RPP+); the recommender where empty.")
+]
+UsersOption = Annotated[int, typer.Option("--users", min=1, help="First N users of the training pool.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Keys every draw; never who is a test user.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; nothing is paid twice.")]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="Hard cap, as calls=N.")]
+CandidatesOption = Annotated[int, typer.Option("--candidates", min=2, max=50, help="Candidates per user.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+CatalogueOption = Annotated[Path | None, typer.Option("--catalogue", help="Your own sentences or domains, as YAML.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read the options every command has."""
+    if debug:
+        os.environ["PROMPTAILOR_DEBUG"] = "1"
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("runs/demo"), json_output: JsonOption = False, resume: ResumeOption = False, seed: SeedOption = 0
+) -> None:
+    """Run the main job: learn RPP and RPP+ on ml-100k with the embedded model, and report whether it paid."""
+    from promptailor.app.demo import run_demo
+
+    _print(run_demo(out, seed=seed, resume=resume), json_output)
+
+
+@app.command()
+def train(
+    policy: Annotated[str, typer.Option("--policy", help="rpp, rpp+, bandit, enumeration or random-search.")],
+    dataset: DatasetOption = "ml-100k",
+    model: ModelOption = "embedded:ml-100k",
+    refiner: RefinerOption = None,
+    users: UsersOption = 200,
+    seed: SeedOption = 0,
+    out: OutOption = Path("runs/train"),
+    preset: Annotated[Literal["default", "paper"], typer.Option(help="`paper`: RPP as published.")] = "default",
+    candidates: CandidatesOption = 10,
+    budget: BudgetOption = None,
+    calls: Annotated[int, typer.Option("--calls", min=1, help="LLM calls to learn from.")] = 3_000,
+    catalogue: CatalogueOption = None,
+    resume: ResumeOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Learn a prompt policy on training users and select it on validation users."""
+    from promptailor.app.training import TrainConfig, run_training_job
+
+    config = TrainConfig(
+        policy=policy, dataset=dataset, model=model, refiner=refiner, users=users, seed=seed, preset=preset,
+        n_candidates=candidates, budget=budget, calls=calls, catalogue=catalogue,
+    )  # fmt: skip
+    _print(run_training_job(config, out, resume=resume), json_output)
+
+
+@app.command()
+def evaluate(
+    methods: Annotated[str, typer.Option("--methods", help="Comma-separated, learned ones as NAME=FOLDER.")],
+    dataset: DatasetOption = "ml-100k",
+    model: Annotated[str | None, typer.Option("--model", help="Recommender; not needed where no method calls one.")] = None,
+    refiner: RefinerOption = None,
+    users: Annotated[str, typer.Option("--users", help="First N test users, or all.")] = "all",
+    candidates: CandidatesOption = 10,
+    seed: SeedOption = 0,
+    out: OutOption = Path("runs/evaluate"),
+    budget: BudgetOption = None,
+    decompose: Annotated[int, typer.Option("--decompose", min=0, help="Prompts in the gain decomposition; 0: none.")] = 0,
+    catalogue: CatalogueOption = None,
+    resume: ResumeOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare methods on the same test users and write the report."""
+    from promptailor.app.evaluation import EvaluateConfig, run_evaluation
+
+    config = EvaluateConfig(
+        methods=methods, dataset=dataset, model=model, refiner=refiner, users=users, n_candidates=candidates,
+        seed=seed, budget=budget, decompose=decompose, catalogue=catalogue,
+    )  # fmt: skip
+    outcome = run_evaluation(config, out, resume=resume)
+    _print(outcome, json_output)
+    if not outcome.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@app.command()
+def rank(
+    input_file: Annotated[Path, typer.Option("--input", help="One request per line: .jsonl, or a .parquet table.")],
+    output: Annotated[Path, typer.Option("--output", help="One answer per line, in input order.")],
+    policy: Annotated[str, typer.Option("--policy", help="manual, or NAME=FOLDER of a trained policy.")] = "manual",
+    model: ModelOption = "embedded:ml-100k",
+    refiner: RefinerOption = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Catalogue that bare item ids are looked up in.")] = None,
+    seed: SeedOption = 0,
+    budget: BudgetOption = None,
+    catalogue: CatalogueOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Rank the candidates of every request in a file."""
+    from promptailor.app.ranking import rank_file
+
+    result = rank_file(
+        input_file, output, policy=policy, model=model, refiner=refiner, dataset=dataset, seed=seed, budget=budget,
+        catalogue=catalogue,
+    )  # fmt: skip
+    _print(result, json_output)
+
+
+@app.command()
+def doctor(json_output: JsonOption = False) -> None:
+    """Say which back ends, data sets and extras work here, and what to install for the rest."""
+    from promptailor.app.doctor import examine
+
+    _print(examine(), json_output)
+
+
+@app.command()
+def bench(json_output: JsonOption = False, quick: Annotated[bool, typer.Option("--quick", help="Fewer users.")] = False) -> None:
+    """Measure speed and memory against the budgets."""
+    from promptailor.app.bench import run_bench
+
+    _print(run_bench(quick=quick), json_output)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    """Print a command's result: as JSON for programs, in words for people."""
+    if as_json:
+        typer.echo(json.dumps(result.model_dump(mode="json"), ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        Console(soft_wrap=True).print(result)
+
+
+def main() -> None:
+    """Run the command line; an error is one line with its fix, and exit code 2."""
+    from promptailor.prompts.errors import PromptailorError
+
+    try:
+        app()
+    except PromptailorError as error:
+        if os.environ.get("PROMPTAILOR_DEBUG"):
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)

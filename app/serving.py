@@ -1,0 +1,68 @@
+"""From settings and strings to a rank graph that serves requests; what `rank`, Studio and library users share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.store import ResponseStore
+from promptailor.app.settings import Settings
+from promptailor.app.wiring import Workspace
+from promptailor.graph.build import RankGraph, build_rank_graph
+from promptailor.prompts.errors import SpecError
+from promptailor.prompts.patterns import Catalogue, load_catalogue
+
+
+def serving_graph(
+    settings: Settings,
+    *,
+    model: str | None = None,
+    refiner: str | None = None,
+    policies: str | None = None,
+    dataset: str | None = None,
+    catalogue: Catalogue | None = None,
+    store: ResponseStore | None = None,
+    budget: Budget | None = None,
+    checkpointer: BaseCheckpointSaver[str] | None = None,
+) -> RankGraph:
+    """Build the rank graph for serving.
+
+    Args:
+        settings: paths, keys and the defaults of the other arguments.
+        model: the recommender's spec.
+        refiner: the refiner's spec, for RPP+.
+        policies: trained policies as `NAME=FOLDER`, separated by commas; `manual` is always there.
+        dataset: the item catalogue that bare ids are looked up in; None where requests carry titles.
+        catalogue: the pattern catalogue; the built-in one where empty.
+        store: where answers are kept; memory where empty.
+        budget: a cap on requests.
+        checkpointer: for threads that persist; not for a graph that `langgraph dev` serves.
+    """
+    workspace = Workspace(
+        settings=settings,
+        dataset_name=dataset,
+        model=model or settings.model,
+        refiner=refiner or settings.refiner,
+        catalogue=catalogue or load_catalogue(),
+        store=store or ResponseStore(),
+        budget=budget or Budget(),
+    )
+    folders = parse_policies(policies if policies is not None else settings.policies)
+    loaded = {name: workspace.load_policy(folder) for name, folder in folders.items()}
+    return build_rank_graph(workspace.resources(loaded), checkpointer=checkpointer)
+
+
+def parse_policies(text: str | None) -> Mapping[str, Path]:
+    """Read `NAME=FOLDER,NAME=FOLDER`; `manual` alone names no folder."""
+    folders: dict[str, Path] = {}
+    for part in filter(None, (p.strip() for p in (text or "").split(","))):
+        name, equals, folder = part.partition("=")
+        if name == "manual" and not equals:
+            continue
+        if not (name and folder):
+            raise SpecError(f"policy {part!r}: write NAME=FOLDER, the folder of `promptailor train --out`")
+        folders[name] = Path(folder)
+    return folders

@@ -1,0 +1,37 @@
+"""What the environment says; the only place that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Paths and keys, from the environment or a `.env` file."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(Path.home() / ".cache" / "promptailor", validation_alias="PROMPTAILOR_HOME")
+    """Where downloads and finished model folders are kept."""
+    data: Path | None = Field(None, validation_alias="PROMPTAILOR_DATA")
+    """Folder of data sets; the downloads' own where empty."""
+    model: str = Field("embedded:ml-100k", validation_alias="PROMPTAILOR_MODEL")
+    """Recommender of a served graph."""
+    refiner: str | None = Field(None, validation_alias="PROMPTAILOR_REFINER")
+    """Refiner of a served graph (RPP+)."""
+    policies: str | None = Field(None, validation_alias="PROMPTAILOR_POLICIES")
+    """Trained policies of a served graph, as NAME=FOLDER separated by commas."""
+    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder data sets are read from."""
+        return self.data or self.home / "data"
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder finished embedded models are kept in."""
+        return self.home / "models"

@@ -1,0 +1,139 @@
+"""Settings and names become objects: data set, models, embeddings, policies, graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from promptailor.app.backends import ModelSpec, reads_labels, resolve_model
+from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.port import ModelPort
+from promptailor.app.backends.store import ResponseStore
+from promptailor.app.encoder import SentenceEncoder
+from promptailor.app.settings import Settings
+from promptailor.evals.datasets import Dataset, load_dataset, load_spec
+from promptailor.evals.planted import PlantedWorld, planted_world
+from promptailor.evals.protocol import UserSplit, make_cases, split_users
+from promptailor.evals.types import EvalCase
+from promptailor.graph.build import RankGraph, build_rank_graph
+from promptailor.graph.resources import Resources
+from promptailor.graph.state import TrainInput
+from promptailor.policies.base import PromptPolicy
+from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.manual import ManualPolicy
+from promptailor.prompts.errors import SpecError
+from promptailor.prompts.patterns import Catalogue, load_catalogue
+
+PLANTED = "planted"
+PLANTED_USERS = 1_000
+"""Users of a planted data set: 200 to train on, 500 new ones to test on, and some to validate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """One data set, one pair of models, and what both share."""
+
+    settings: Settings
+    dataset_name: str
+    model: str | None
+    """The recommender's spec; None where no method calls an LLM."""
+    refiner: str | None = None
+    seed: int = 0
+    catalogue: Catalogue = field(default_factory=load_catalogue)
+    store: ResponseStore = field(default_factory=ResponseStore)
+    budget: Budget = field(default_factory=Budget)
+
+    @cached_property
+    def world(self) -> PlantedWorld | None:
+        """The planted world, where the data set is one."""
+        if self.dataset_name != PLANTED:
+            return None
+        spec = ModelSpec.parse(self.model or "planted:1")
+        if spec.provider != PLANTED:
+            raise SpecError("--dataset planted: needs --model planted:1 to planted:5 or planted:null")
+        return planted_world(spec.model)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, loaded and checked."""
+        if self.world is not None:
+            return self.world.dataset(PLANTED_USERS, self.seed)
+        return load_dataset(load_spec(self.dataset_name), self.settings.data_dir)
+
+    @cached_property
+    def split(self) -> UserSplit:
+        """The disjoint pools of users."""
+        return split_users(self.dataset)
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The sentence encoder; its embeddings are kept in the response store."""
+        return SentenceEncoder(store=self.store)
+
+    @cached_property
+    def embeddings(self) -> ItemEmbeddings:
+        """LightGCN item embeddings of the training interactions, trained once per data set and kept."""
+        from promptailor.policies.lightgcn import train_item_embeddings  # noqa: PLC0415 - imports torch
+
+        folder = self.settings.home / "embeddings" / self.dataset.digest[:16]
+        if (folder / "manifest.json").is_file():
+            return ItemEmbeddings.load(folder, encoder=self.encoder)
+        embeddings = train_item_embeddings(self.dataset.training_sequences(), encoder=self.encoder, items=self.dataset.items)
+        embeddings.save(folder)
+        return embeddings
+
+    @cached_property
+    def recommender(self) -> ModelPort:
+        """The recommender behind its port."""
+        if self.model is None:
+            raise SpecError("--model: a method that calls an LLM was asked for; name a model, such as embedded:ml-100k")
+        return self.port(self.model)
+
+    @cached_property
+    def refiner_port(self) -> ModelPort | None:
+        """The refiner behind its port; the recommender's own where both have one spec."""
+        if self.refiner is None:
+            return None
+        return self.recommender if self.refiner == self.model else self.port(self.refiner)
+
+    def port(self, spec: str) -> ModelPort:
+        """Resolve a model string and put it behind cache and budget."""
+        return ModelPort(
+            spec=str(ModelSpec.parse(spec)),
+            model=resolve_model(spec, self.settings),
+            store=self.store,
+            budget=self.budget,
+            reads_labels=reads_labels(spec),
+        )
+
+    def resources(self, policies: Mapping[str, PromptPolicy] | None = None) -> Resources:
+        """Bundle what a rank graph needs."""
+        return Resources(
+            catalogue=self.catalogue,
+            recommender=self.recommender,
+            refiner=self.refiner_port,
+            encoder=self.encoder if self.refiner else None,
+            policies={"manual": ManualPolicy(self.catalogue), **(policies or {})},
+            items=self.dataset.items,
+            domain=self.dataset.domain,
+        )
+
+    def graph(self, policies: Mapping[str, PromptPolicy] | None = None, *, training: bool = False) -> RankGraph:
+        """Compile a rank graph over this workspace."""
+        return build_rank_graph(self.resources(policies), training=training)
+
+    def cases(self, user_ids: Sequence[str], n_candidates: int, seed: int) -> tuple[EvalCase, ...]:
+        """Return the users' cases, scored on their last item."""
+        return make_cases(self.dataset, user_ids, n_candidates=n_candidates, seed=seed)
+
+
+def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:
+    """Return training requests of training or validation cases; test cases must not come here."""
+    return [TrainInput.of(case.request, case.relevant_item_id) for case in cases]
+
+
+def open_store(folder: Path) -> ResponseStore:
+    """Open the response store of a run folder."""
+    return ResponseStore(folder / "responses.sqlite")

@@ -1,0 +1,75 @@
+"""What a method is to an evaluation: requests in, rankings out, and never a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from promptailor.prompts.domain import RankRequest
+
+Sequences = Mapping[str, Sequence[str]]
+"""Training interactions: item ids per user id, oldest first, without the items that evaluation holds out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedUser:
+    """A method's answer to one request."""
+
+    user_id: str
+    ranking: tuple[str, ...]
+    """Item ids, best first: a permutation of the candidates."""
+    llm_calls: int = 0
+    """Model answers the ranking took, cached ones included, so that a repeat of the run reports the same cost."""
+    invalid: bool = False
+    """Whether an answer had to be repaired."""
+    prompt_digests: tuple[str, ...] = ()
+    """One per step."""
+    actions: tuple[dict[str, int], ...] = ()
+    """The chosen action of each pattern, one mapping per step."""
+    seconds: float = 0.0
+    """Time the user took, where the method knows it; the runner times whole chunks itself."""
+    shown_slots: tuple[str, ...] = ()
+    """Item ids in the order the last prompt showed them; empty where nothing was shown."""
+
+
+class Method(Protocol):
+    """Something that ranks candidates."""
+
+    @property
+    def name(self) -> str:
+        """The method's name in records and reports."""
+        ...
+
+    @property
+    def llm(self) -> bool:
+        """Whether it needs a model."""
+        ...
+
+    @property
+    def train_users(self) -> tuple[str, ...]:
+        """Users whose targets it has seen; they are left out of its evaluation."""
+        ...
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankedUser]:
+        """Rank each request's candidates; answers come in the order of the requests."""
+        ...
+
+
+class ItemScorer:
+    """Base of the baselines: one score per candidate, best first, ties in the candidates' canonical order."""
+
+    llm = False
+    train_users: tuple[str, ...] = ()
+
+    def scores(self, request: RankRequest) -> Sequence[float]:
+        """Return one score per candidate, in canonical order; higher is better."""
+        raise NotImplementedError
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankedUser]:
+        """Rank each request's candidates by score."""
+        return [RankedUser(user_id=r.user_id, ranking=self._ranking(r)) for r in requests]
+
+    def _ranking(self, request: RankRequest) -> tuple[str, ...]:
+        scored = zip(self.scores(request), request.candidates, strict=True)
+        return tuple(item.item_id for _, item in sorted(scored, key=lambda pair: -pair[0]))

@@ -1,0 +1,217 @@
+"""The report's figures as inline SVG. Imported only where a page is made, because matplotlib takes a second.
+
+Figures are drawn in placeholder colours that become CSS variables of the page, so that one drawing suits a light and a
+dark page; text stays text, in the page's own font.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from promptailor.evals.decomposition import Decomposition
+from promptailor.evals.metrics import PRIMARY
+from promptailor.evals.report import CurvePoint, MethodResult, SentenceShare, SlotProfile
+from promptailor.evals.statistics import ALPHA, Comparison, Estimate
+
+INK, MUTED, GRID, ACCENT, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", SECOND: "--second"}
+
+WIDTH = 7.6
+"""Inches; the page scales figures to its own width."""
+ROW = 0.28
+"""Inches per row of a chart that lists things."""
+_MEASURE = PRIMARY.upper()
+_SAFE = re.compile(r"[^a-z0-9]+")
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "promptailor",
+    "text.parse_math": False,  # names are not ours: a dollar sign is a dollar sign
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+def learning_curve(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
+    """Draw mean training reward and validation against the calls spent, one panel per training run."""
+    with _styled():
+        figure, panels = _panels(len(curves), columns=2, height=2.3)
+        for axes, (name, points) in zip(panels, curves.items(), strict=True):
+            calls = [p.calls for p in points]
+            axes.plot(calls, [p.mean_reward for p in points], color=MUTED, linewidth=1.2, label="training")
+            checked = [(p.calls, p.validation) for p in points if p.validation is not None]
+            if checked:
+                x, y = zip(*checked, strict=True)
+                axes.plot(x, y, color=ACCENT, linewidth=1.8, marker="o", markersize=3, label="validation")
+            axes.set(title=_short(name), xlabel="calls", ylabel=_MEASURE)
+            axes.legend(loc="lower right")
+        return _svg(figure, "learning-curve", "Reward against calls spent in training")
+
+
+def decomposition(found: Decomposition) -> str:
+    """Draw the mean reward of each way of choosing a prompt, with intervals."""
+    rows: list[tuple[str, Estimate, str]] = [
+        ("best single prompt", found.best_single, MUTED),
+        ("best prompt per segment", found.per_segment, MUTED),
+        ("policy, per user", found.policy, ACCENT),
+        ("oracle, corrected", found.oracle_corrected, SECOND),
+        ("oracle, after the fact", found.oracle, SECOND),
+    ]
+    if found.optimum:
+        rows.append(("optimum of the world", found.optimum, SECOND))
+    with _styled():
+        figure, axes = _figure(0.8 + ROW * len(rows))
+        for row, (_, value, colour) in enumerate(rows):
+            axes.barh(row, value.mean, height=0.62, color=colour, alpha=0.55)
+            axes.plot([value.low, value.high], [row, row], color=INK, linewidth=1.3)
+            axes.annotate(f"{value.mean:.3f}", (value.high, row), (5, 0), textcoords="offset points", va="center")
+        _rows(axes, [label for label, _, _ in rows])
+        axes.set(xlabel=_MEASURE, xlim=(0, min(1.08, 1.15 * max(value.high for _, value, _ in rows))))
+        return _svg(figure, "decomposition", "Mean reward of each way of choosing a prompt")
+
+
+def quality_against_calls(methods: Mapping[str, MethodResult]) -> str:
+    """Draw each method as a point: model calls per user, and quality."""
+    points = [(m.llm_calls / m.n_users, m.primary, name) for name, m in methods.items()]
+    with _styled():
+        figure, axes = _figure(3.8)
+        span = max(v.high for _, v, _ in points) - min(v.low for _, v, _ in points)
+        labels: list[tuple[float, float, str]] = []
+        for calls, value, name in points:
+            x, colour = math.log2(1 + calls), ACCENT if calls else MUTED
+            axes.plot([x, x], [value.low, value.high], color=colour, linewidth=1, alpha=0.5)
+            axes.plot(x, value.mean, "o", color=colour, markersize=6)
+            labels.append((x, value.mean, _short(name)))
+        for x, y, name in _spread(labels, gap=0.055 * span):
+            axes.annotate(name, (x, y), (9, 0), textcoords="offset points", va="center")
+        last = max(x for x, _, _ in labels)
+        ticks = [0, *(2**k for k in range(12) if math.log2(1 + 2**k) <= last + 0.5)]
+        axes.set_xticks([math.log2(1 + tick) for tick in ticks], [str(tick) for tick in ticks])
+        axes.set(xlim=(-0.15, last + max(1.0, 0.35 * last)), xlabel="model calls per user", ylabel=_MEASURE)
+        return _svg(figure, "quality", "Quality against model calls per user")
+
+
+def slot_profile(profiles: Mapping[str, SlotProfile], chance: float) -> str:
+    """Draw quality by the slot of the relevant item, one panel per method, with chance as the dashed line."""
+    with _styled():
+        figure, panels = _panels(len(profiles), columns=4, height=1.65)
+        for axes, (name, profile) in zip(panels, profiles.items(), strict=True):
+            slots = [s.slot + 1 for s in profile.slots]
+            low, high = [s.score.low for s in profile.slots], [s.score.high for s in profile.slots]
+            axes.fill_between(slots, low, high, color=ACCENT, alpha=0.18, linewidth=0)
+            axes.plot(slots, [s.score.mean for s in profile.slots], color=ACCENT, linewidth=1.5)
+            axes.axhline(chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            axes.set(title=_short(name, 24), ylim=(0, 1.02), yticks=(0, 0.5, 1))
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        return _svg(figure, "slots", "Quality by the slot of the relevant item")
+
+
+def sentence_shares(shares: Mapping[str, Sequence[SentenceShare]], name: str) -> str:
+    """Draw how many users got each sentence, one panel per pattern (RPP, Figures 11 to 14, as bars)."""
+    with _styled():
+        heights = [max(2, len(rows)) for rows in shares.values()]
+        figure = Figure(figsize=(WIDTH, 0.55 * len(heights) + 0.24 * sum(heights)), layout="constrained")
+        panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (pattern, rows) in zip(panels, shares.items(), strict=True):
+            total = sum(row.n_users for row in rows)
+            axes.barh(range(len(rows)), [row.n_users / total for row in rows], color=ACCENT, alpha=0.65, height=0.7)
+            for place, row in enumerate(rows):
+                text = f"{row.n_users / total:.0%}"
+                axes.annotate(text, (row.n_users / total, place), (4, 0), textcoords="offset points", va="center")
+            _rows(axes, [row.label for row in rows])
+            axes.set(xlim=(0, 1.08), xticks=())
+            axes.set_title(pattern.replace("_", " "), loc="left")
+        return _svg(figure, f"shares-{name}", "Share of users per sentence")
+
+
+def forest(comparisons: Sequence[Comparison]) -> str:
+    """Draw paired differences with their intervals; shown differences are in colour."""
+    with _styled():
+        figure, axes = _figure(0.75 + ROW * len(comparisons))
+        for row, c in enumerate(comparisons):
+            colour = ACCENT if c.p_holm < ALPHA else MUTED
+            axes.plot([c.low, c.high], [row, row], color=colour, linewidth=1.8)
+            axes.plot(c.difference, row, "s", color=colour, markersize=5)
+        _rows(axes, [f"{_short(c.a, 24)} − {_short(c.b, 24)}" for c in comparisons])
+        axes.axvline(0, color=MUTED, linewidth=1)
+        axes.set(xlabel=f"difference in {_MEASURE}")
+        return _svg(figure, "forest", "Paired differences with 95 % intervals")
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _panels(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Name the rows of a chart that lists things, first one on top."""
+    axes.set_yticks(range(len(labels)), [_short(label, 52) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+
+
+def _spread(labels: Sequence[tuple[float, float, str]], gap: float) -> list[tuple[float, float, str]]:
+    """Move labels (x, y, text) up until neighbours of one column are `gap` apart."""
+    placed: list[tuple[float, float, str]] = []
+    for x, y, text in sorted(labels):
+        if placed and placed[-1][0] == x:
+            y = max(y, placed[-1][1] + gap)
+        placed.append((x, y, text))
+    return placed
+
+
+def _short(text: str, length: int = 34) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """Render a figure for inlining: no prolog, ids of its own, the page's colours and font, an accessible name."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{label}" viewBox="\1">', svg, count=1)
+    svg = re.sub(r"(\bid=\"|url\(#|href=\"#)", rf"\g<1>{_SAFE.sub('-', name)}-", svg).replace("xlink:href", "href")
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg

@@ -1,0 +1,158 @@
+"""What a run found, as one typed object: `report.json` is its dump, and the pages are made from nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from promptailor.evals.decomposition import Decomposition
+from promptailor.evals.metrics import PRIMARY
+from promptailor.evals.statistics import Comparison, Estimate
+from promptailor.prompts.domain import Model
+from promptailor.prompts.errors import InputError
+
+
+class MethodResult(BaseModel):
+    """One method over all users; besides the fields, one `Estimate` per measure, keyed `ndcg@10` and so on."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Estimate] = Field(init=False)
+
+    n_users: int
+    llm_calls: int
+    """Model answers over all users."""
+    invalid_rate: float
+    """Share of users with an answer that had to be repaired."""
+    seconds: float
+
+    @property
+    def measures(self) -> dict[str, Estimate]:
+        """The estimates by measure."""
+        return self.__pydantic_extra__
+
+    @property
+    def primary(self) -> Estimate:
+        """The estimate of the primary measure."""
+        return self.__pydantic_extra__[PRIMARY]
+
+
+class SlotScore(Model):
+    """The primary measure over the users whose relevant item stood in one slot."""
+
+    slot: int
+    n_users: int
+    score: Estimate
+
+
+class SlotProfile(Model):
+    """Whether a method depends on where the relevant item stands."""
+
+    order: Literal["shown", "canonical"]
+    """Whether `slot` counts places of the last prompt, or of the canonical order where no prompt was made."""
+    slots: tuple[SlotScore, ...]
+
+
+class SentenceShare(Model):
+    """How many users got one sentence (or history length) in their last prompt."""
+
+    label: str
+    n_users: int
+
+
+class CurvePoint(BaseModel):
+    """One row of a training run's `training.jsonl`; its other columns are not read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epoch: int
+    calls: int
+    mean_reward: float
+    validation: float | None = None
+
+
+class Split(Model):
+    """Who was used for what. No user may be both trained and tested on, outside the warm protocol."""
+
+    train_users: tuple[str, ...] = ()
+    """Union over the methods."""
+    validation_users: tuple[str, ...] = ()
+    test_users: tuple[str, ...] = ()
+    warm_users: tuple[str, ...] = ()
+    """Test users whose second-to-last item a method searched on, as the warm protocol has it."""
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Split:
+        if both := (set(self.train_users) & set(self.test_users)) - set(self.warm_users):
+            raise InputError(
+                f"test_users: {len(both)} user(s) were trained on, {min(both)!r} among them; evaluate other users"
+            )
+        return self
+
+
+class Environment(Model):
+    """What somebody needs to make the run again."""
+
+    command: str | None = None
+    commit: str | None = None
+    started_at: str | None = None
+    """ISO 8601."""
+    model: str | None = None
+    """The model's spec; None where no method called one."""
+    dataset: str | None = None
+    dataset_digest: str | None = None
+    catalogue_digest: str | None = None
+    seed: int | None = None
+    versions: dict[str, str] = {}
+    """Distribution to version."""
+    settings: dict[str, JsonValue] = {}
+    """Every other setting that the numbers depend on."""
+
+
+class EvalReport(Model):
+    """The findings of one run."""
+
+    schema_version: Literal[1] = 1
+    incomplete: str | None = None
+    """Why the run stopped early; None where it is complete."""
+    methods: dict[str, MethodResult]
+    controls: dict[str, MethodResult] = {}
+    chance: dict[str, float]
+    """Expected measures of a random ranking of as many candidates."""
+    decomposition: Decomposition | None = None
+    paired: tuple[Comparison, ...] = ()
+    """On the primary measure."""
+    verdicts: tuple[str, ...] = ()
+    slot_profiles: dict[str, SlotProfile] = {}
+    sentences: dict[str, dict[str, tuple[SentenceShare, ...]]] = {}
+    """Method to pattern to shares."""
+    learning_curves: dict[str, tuple[CurvePoint, ...]] = {}
+    split: Split
+    environment: Environment
+
+
+class RunInfo(Model):
+    """What a report says of a run beyond its records."""
+
+    environment: Environment = Environment()
+    validation_users: tuple[str, ...] = ()
+    warm_users: tuple[str, ...] = ()
+    comparisons: tuple[tuple[str, str], ...] | None = None
+    """Pairs (a, b) planned before the run; None compares every method with every other."""
+    action_names: dict[str, tuple[str, ...]] = {}
+    """Per pattern, what each action is called in plots."""
+    decomposition: Decomposition | None = None
+    learning_curves: dict[str, tuple[CurvePoint, ...]] = {}
+
+
+def read_learning_curve(path: Path) -> tuple[CurvePoint, ...]:
+    """Read a training run's `training.jsonl`.
+
+    Raises:
+        InputError: a row cannot be read.
+    """
+    try:
+        return tuple(CurvePoint.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line)
+    except ValidationError as error:
+        raise InputError(f"{path}: {error.errors()[0]['msg']}; every row needs epoch, calls and mean_reward") from None

@@ -1,0 +1,151 @@
+"""From records to findings: intervals, comparisons, and a sentence that says what was shown and what was not."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from promptailor.evals import metrics
+from promptailor.evals.decomposition import Decomposition
+from promptailor.evals.records import UserRecord
+from promptailor.evals.report import (
+    EvalReport,
+    MethodResult,
+    RunInfo,
+    SentenceShare,
+    SlotProfile,
+    SlotScore,
+    Split,
+)
+from promptailor.evals.statistics import ALPHA, POWER, Comparison, compare, estimate, estimates
+
+REFERENCES = ("identity", "random", "popularity", "manual", "enumeration")
+"""Methods that others are measured against, the strongest last; a comparison is "later minus earlier"."""
+
+
+def summarise(
+    records: Mapping[str, Sequence[UserRecord]],
+    controls: Mapping[str, Sequence[UserRecord]],
+    info: RunInfo,
+    *,
+    seconds: Mapping[str, float],
+    train_users: Sequence[str],
+    incomplete: str | None,
+    seed: int,
+) -> EvalReport:
+    """Turn records into findings.
+
+    Args:
+        records: every method's records, each with the same users in the same order; at least one record.
+        controls: the same for the null controls.
+        info: what the report says beyond its records.
+        seconds: time per method and control.
+        train_users: every user that some method was trained on.
+        incomplete: why the run stopped early, if it did.
+        seed: keys the resampling.
+    """
+    first = next(iter(records.values()))
+    scores = {name: np.array([row.metrics[metrics.PRIMARY] for row in rows]) for name, rows in records.items()}
+    results = {name: _result(rows, seconds[name], seed) for name, rows in records.items()}
+    pairs = info.comparisons if info.comparisons is not None else _all_pairs(list(records))
+    paired = compare(scores, [(a, b) for a, b in pairs if a in scores and b in scores], key=(seed, "paired"))
+    return EvalReport(
+        incomplete=incomplete,
+        methods=results,
+        controls={name: _result(rows, seconds[name], seed) for name, rows in controls.items()},
+        chance=metrics.chance(max(len(row.candidates) for row in first)),
+        decomposition=info.decomposition,
+        paired=tuple(paired),
+        verdicts=tuple(verdict(c) for c in _headlines(results, paired, info.decomposition)),
+        slot_profiles={name: _slot_profile(rows, seed) for name, rows in records.items()},
+        sentences={name: shares for name, rows in records.items() if (shares := _sentences(rows, info.action_names))},
+        learning_curves=info.learning_curves,
+        split=Split(
+            train_users=tuple(train_users),
+            validation_users=info.validation_users,
+            test_users=tuple(row.user_id for row in first),
+            warm_users=info.warm_users,
+        ),
+        environment=info.environment.model_copy(update={"seed": seed}),
+    )
+
+
+def verdict(c: Comparison) -> str:
+    """Say in one sentence what a comparison shows; a null result is called one, with what could have been seen."""
+    corrected = f" ({c.p_holm:.2g} after Holm's correction)" if c.p_holm != c.p else ""
+    head = f"{c.a} minus {c.b}: {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], p = {c.p:.2g}{corrected}"
+    if c.p_holm < ALPHA:
+        return f"{head}: a {'gain' if c.difference > 0 else 'loss'} is shown."
+    if c.mde is None:
+        return f"{head}: no gain shown; one user shows nothing."
+    return f"{head}: no gain shown; the smallest gain this run could have shown ({POWER:.0%} power) is {c.mde:.3f}."
+
+
+def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResult:
+    names = list(rows[0].metrics)
+    table = np.array([[row.metrics[name] for name in names] for row in rows])
+    measures = dict(zip(names, estimates(table, key=(seed, "scores")), strict=True))
+    return MethodResult(
+        n_users=len(rows),
+        llm_calls=sum(row.llm_calls for row in rows),
+        invalid_rate=sum(row.invalid for row in rows) / len(rows),
+        seconds=round(seconds, 3),
+        **measures,
+    )
+
+
+def _all_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    order = sorted(names, key=lambda name: REFERENCES.index(name) if name in REFERENCES else len(REFERENCES))
+    return [(later, earlier) for earlier, later in combinations(order, 2)]
+
+
+def _headlines(
+    results: Mapping[str, MethodResult], paired: Sequence[Comparison], decomposition: Decomposition | None
+) -> list[Comparison]:
+    """Choose what the verdicts are about: methods that call a model, against the best single prompt and popularity."""
+    single = next((name for name in ("enumeration", "manual") if name in results), None)
+    against = [c for c in paired if c.b in (single, "popularity") and results[c.a].llm_calls]
+    gains = decomposition.gains if decomposition else ()
+    return [*(c for c in gains if c.b == "best_single"), *sorted(against, key=lambda c: c.b != single)]
+
+
+def _slot_profile(rows: Sequence[UserRecord], seed: int) -> SlotProfile:
+    shown = any(row.shown_slot is not None for row in rows)
+    by_slot: defaultdict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        slot = row.shown_slot if shown else row.slot
+        if slot is not None:
+            by_slot[slot].append(row.metrics[metrics.PRIMARY])
+    return SlotProfile(
+        order="shown" if shown else "canonical",
+        slots=tuple(
+            SlotScore(slot=slot, n_users=len(scores), score=estimate(scores, key=(seed, "slot", slot)))
+            for slot, scores in sorted(by_slot.items())
+        ),
+    )
+
+
+def _sentences(
+    rows: Sequence[UserRecord], action_names: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[SentenceShare, ...]]:
+    """Count users per action of each pattern in their last prompt."""
+    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for row in rows:
+        for pattern, action in (row.actions[-1] if row.actions else {}).items():
+            counts[pattern][action] += 1
+    if "history_length" in counts:  # what the increments added up to says more than the last increment
+        counts.pop("history_records", None)
+    return {
+        pattern: tuple(
+            SentenceShare(label=_label(action_names.get(pattern, ()), action), n_users=n_users)
+            for action, n_users in sorted(users.items())
+        )
+        for pattern, users in counts.items()
+    }
+
+
+def _label(names: Sequence[str], action: int) -> str:
+    return names[action] if 0 <= action < len(names) else str(action)

@@ -1,0 +1,135 @@
+"""The wiring of the rank graph; nothing else is wired anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+
+from promptailor.graph.agents import agent_tools
+from promptailor.graph.context import Context
+from promptailor.graph.nodes import RankNodes, step_node
+from promptailor.graph.resources import Resources
+from promptailor.graph.state import RankInput, RankOutput, RankState, TrainInput, TrainOutput
+from promptailor.policies.base import StepwisePolicy
+from promptailor.prompts.patterns import PATTERNS, PatternName
+
+RankGraph = CompiledStateGraph[Any, Context, Any, Any]
+
+AGENT_NODES: dict[PatternName, str] = {
+    "role_playing": "role_agent",
+    "history_records": "history_agent",
+    "reasoning_guidance": "reasoning_agent",
+    "output_format": "format_agent",
+    "user_profile": "profile_agent",
+}
+
+SUPERSTEPS_PER_STEP = 8
+"""observe, agents, assemble, refine, recommend, parse, score, and one to spare: bounds the graph's recursion."""
+
+
+def build_rank_graph(
+    resources: Resources, *, training: bool = False, checkpointer: BaseCheckpointSaver[str] | None = None
+) -> RankGraph:
+    """Compile the rank graph over a set of resources.
+
+    Args:
+        resources: models, policies and catalogues.
+        training: add the `score` node and accept `TrainInput`; a graph for serving has no place for a label.
+        checkpointer: for threads that persist; leave it out for a graph that `langgraph dev` serves.
+    """
+    nodes = RankNodes(resources)
+    tools = {
+        name: agent_tools(policy, resources)
+        for name, policy in resources.policies.items()
+        if isinstance(policy, StepwisePolicy)
+    }
+    patterns = _patterns_with_agents(resources)
+
+    builder = StateGraph(
+        RankState,
+        context_schema=Context,
+        input_schema=TrainInput if training else RankInput,
+        output_schema=TrainOutput if training else RankOutput,
+    )
+    builder.add_node("receive", nodes.receive_training if training else nodes.receive)
+    builder.add_node("select_policy", nodes.select_policy)
+    builder.add_node("observe", nodes.observe)
+    for pattern in patterns:
+        served_by = {name: by_pattern for name, by_pattern in tools.items() if pattern in by_pattern}
+        builder.add_node(AGENT_NODES[pattern], nodes.agent(pattern, served_by))
+    builder.add_node("choose", nodes.choose)
+    builder.add_node("assemble", nodes.assemble)
+    builder.add_node("refine", nodes.refine)
+    builder.add_node("recommend", nodes.recommend)
+    builder.add_node("parse", nodes.parse)
+
+    start_step = _start_step(resources)
+    builder.add_edge(START, "receive")
+    builder.add_edge("receive", "select_policy")
+    starts = ["observe", "choose", "assemble"] if training else ["observe", "choose"]
+    builder.add_conditional_edges("select_policy", start_step, starts)
+    agents = [AGENT_NODES[pattern] for pattern in patterns]
+    builder.add_conditional_edges("observe", _agents_of(resources), agents)
+    for agent in agents:
+        builder.add_edge(agent, "assemble")
+    builder.add_edge("choose", "assemble")
+    builder.add_conditional_edges("assemble", _refine_or_recommend, ["refine", "recommend"])
+    builder.add_edge("refine", "recommend")
+    builder.add_edge("recommend", "parse")
+    if training:
+        builder.add_node("score", nodes.score)
+        builder.add_edge("parse", "score")
+        builder.add_conditional_edges("score", _route(start_step, END), [*starts, END])
+    else:
+        builder.add_node("fuse", nodes.fuse)
+        builder.add_node("explain", nodes.explain)
+        builder.add_conditional_edges("parse", _route(start_step, "fuse"), [*starts, "fuse"])
+        builder.add_edge("fuse", "explain")
+        builder.add_edge("explain", END)
+    return builder.compile(checkpointer=checkpointer, name="rank")
+
+
+def recursion_limit(n_steps: int) -> int:
+    """Return the superstep bound of a run with so many steps; LangGraph's own default would let a broken loop spin."""
+    return SUPERSTEPS_PER_STEP * (n_steps + 1)
+
+
+def _patterns_with_agents(resources: Resources) -> tuple[PatternName, ...]:
+    """The paper's four patterns, so that the drawn graph always shows the team, and the fifth where a policy has it."""
+    stepwise = [p for p in resources.policies.values() if isinstance(p, StepwisePolicy)]
+    profile: tuple[PatternName, ...] = ("user_profile",) if any("user_profile" in p.agents for p in stepwise) else ()
+    return (*PATTERNS, *profile)
+
+
+def _start_step(resources: Resources) -> Callable[[RankState], str]:
+    def start_step(state: RankState) -> str:
+        return "assemble" if state.trial else step_node(resources, state.policy)
+
+    return start_step
+
+
+def _agents_of(resources: Resources) -> Callable[[RankState], list[str]]:
+    def agents(state: RankState) -> list[str]:
+        policy = resources.policies[state.policy]
+        assert isinstance(policy, StepwisePolicy), "only stepwise policies are observed"
+        return [AGENT_NODES[pattern] for pattern in policy.agents]
+
+    return agents
+
+
+def _refine_or_recommend(state: RankState, runtime: Runtime[Context]) -> str:
+    return "refine" if (runtime.context or Context()).refine else "recommend"
+
+
+def _route(start_step: Callable[[RankState], str], done: str) -> Callable[[RankState], str]:
+    """Loop until the policy's number of steps; a fixed number needs no label."""
+
+    def route(state: RankState) -> str:
+        return start_step(state) if len(state.trace) < state.n_steps else done
+
+    return route

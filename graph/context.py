@@ -1,0 +1,29 @@
+"""Every run setting, defined once: CLI flags, the Studio form and library code all read this class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from promptailor.prompts.llm import Split
+
+FusionKind = Literal["last", "rrf", "weighted"]
+
+
+class Context(BaseModel):
+    """Scalars and names only; the objects they name come in through `Resources`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str = Field("manual", description="Which policy writes the prompt: manual, or the name of a loaded policy.")
+    n_steps: int | None = Field(
+        None, ge=1, le=50, description="Calls per request; empty takes the number the policy was selected with."
+    )
+    fusion: FusionKind = Field(
+        "last", description="How the steps' rankings become one: the last (as in the paper), rrf, or learned weights."
+    )
+    refine: bool = Field(False, description="RPP+: let the refiner model rewrite the chosen sentences.")
+    explore: bool = Field(False, description="Sample the agents' actions instead of taking the most probable ones.")
+    seed: int = Field(0, ge=0, description="Keys every random draw, the order candidates are shown in included.")
+    split: Split = Field("serve", description="Which part of the data a call belongs to; part of the cache key.")

@@ -1,0 +1,307 @@
+"""The rank graph's nodes: each reads a slice of the state and returns what it changed.
+
+Methods of one frozen class that holds the resources; no node retries, caches or counts, because the model port does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.tools import StructuredTool
+from langgraph.runtime import Runtime
+from langgraph.types import Overwrite
+
+from promptailor.graph.agents import choice_text, to_choice
+from promptailor.graph.context import Context
+from promptailor.graph.resources import Resources
+from promptailor.graph.state import ChoiceView, RankInput, RankState, ScoreState, StepRecord, StepView, TrainInput
+from promptailor.policies.base import OneShotPolicy, StepwisePolicy
+from promptailor.policies.fusion import fuse
+from promptailor.policies.reward import ndcg
+from promptailor.policies.types import Observation, StateInputs
+from promptailor.prompts.assemble import assemble
+from promptailor.prompts.domain import RankedItem, RankRequest
+from promptailor.prompts.errors import InputError
+from promptailor.prompts.llm import ModelCall
+from promptailor.prompts.parse import parse_ranking
+from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
+from promptailor.prompts.refine import accept_refinement, refine_messages
+
+Update = dict[str, Any]
+"""A node's partial state update; LangGraph checks the keys against the state."""
+
+FALLBACK_POLICY = "manual"
+
+
+@dataclass(frozen=True)
+class RankNodes:
+    """Nodes over one set of resources."""
+
+    resources: Resources
+
+    def receive(self, state: RankInput) -> Update:
+        """Resolve every id, refuse duplicates, and clear what an earlier run on the same thread left."""
+        resources = self.resources
+        candidates = tuple(resources.item(c, "candidates") for c in state.candidates)
+        ids = [item.item_id for item in candidates]
+        if len(set(ids)) < len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise InputError(f"candidates: item {twice!r} occurs twice; list each candidate once")
+        request = RankRequest(
+            user_id=state.user_id,
+            history=tuple(resources.item(h, "history") for h in state.history),
+            candidates=candidates,
+            domain=state.domain or resources.domain,
+            user_profile=state.user_profile,
+        )
+        resources.catalogue.words(request.domain)
+        return {"request": request, "trace": Overwrite([]), "choices": Overwrite({}), "fallback": None}
+
+    def receive_training(self, state: TrainInput) -> Update:
+        """Receive a training request, which may continue an episode or bring the prompt to try."""
+        return self.receive(state) | {"trace": Overwrite(state.trace), "rewards": Overwrite([])}
+
+    def select_policy(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """Take the policy the context names, or the manual prompt for a user it cannot serve, with the reason."""
+        context = runtime.context or Context()
+        policy, fallback = self.resources.policy(context.policy), None
+        if isinstance(policy, StepwisePolicy) and not state.request.history:
+            fallback = f"cold start: {context.policy} needs a history, served by {FALLBACK_POLICY}"
+            policy = self.resources.policy(FALLBACK_POLICY)
+        name = context.policy if fallback is None else FALLBACK_POLICY
+        return {"policy": name, "fallback": fallback, "n_steps": context.n_steps or policy.info.n_steps}
+
+    def observe(self, state: RankState) -> Update:
+        """Compute s_t from the user, and from the last prompt and ranking where there are any."""
+        policy = self.resources.policies[state.policy]
+        assert isinstance(policy, StepwisePolicy), "the graph routes one-shot policies to `choose`"
+        inputs = self._inputs(state)
+        return {"observation": Observation(vector=policy.observe(inputs), inputs=inputs), "spec": None}
+
+    def agent(self, pattern: PatternName, tools: dict[str, dict[PatternName, StructuredTool]]) -> AgentNode:
+        """Return the node of one pattern's agent, whichever stepwise policy serves."""
+        return AgentNode(pattern, {name: by_pattern[pattern] for name, by_pattern in tools.items()})
+
+    def choose(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """Let a one-shot policy choose the whole prompt."""
+        context = runtime.context or Context()
+        policy = self.resources.policies[state.policy]
+        assert isinstance(policy, OneShotPolicy), "the graph routes stepwise policies to the agents"
+        step = len(state.trace)
+        inputs = self._inputs(state)
+        key = (context.seed, state.request.user_id, step)
+        return {"spec": policy.choose(inputs, key=key, explore=context.explore).spec, "observation": None}
+
+    def assemble(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """Write the prompt; every step shows the candidates in another order."""
+        context = runtime.context or Context()
+        spec = state.trial or state.spec or self._spec_of_choices(state)
+        prompt = assemble(
+            state.request, spec, self.resources.catalogue, seed=context.seed, sample_index=sample_index(state)
+        )
+        return {"prompt": prompt, "refined": {}, "rejected": {}, "refine_calls": 0}
+
+    def refine(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """RPP+: let the refiner rewrite each chosen sentence; a rewrite that fails a guard is dropped and counted."""
+        context, resources = runtime.context or Context(), self.resources
+        if resources.refiner is None:
+            raise InputError("refine: no refiner model is loaded; pass --refiner SPEC")
+        assert state.prompt is not None, "`assemble` runs before `refine`"
+        sample, calls = sample_index(state), 0
+        refined: dict[SentencePattern, str] = {}
+        rejected: dict[SentencePattern, str] = {}
+        for pattern, sentence in state.prompt.sentences.items():
+            messages = refine_messages(sentence, resources.catalogue)
+            answer = resources.refiner.complete(ModelCall(messages=messages, split=context.split, sample_index=sample))
+            calls += max(1, answer.calls)
+            verdict = accept_refinement(
+                sentence,
+                answer.text,
+                words=resources.catalogue.words(state.request.domain),
+                encoder=resources.encoder,
+            )
+            if verdict.text is None:
+                rejected[pattern] = str(verdict.reason)
+            else:
+                refined[pattern] = verdict.text
+        prompt = assemble(
+            state.request,
+            state.prompt.spec,
+            resources.catalogue,
+            seed=context.seed,
+            sample_index=sample,
+            refined=refined,
+        )
+        return {"prompt": prompt, "refined": refined, "rejected": rejected, "refine_calls": calls}
+
+    def recommend(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """Call the recommender LLM."""
+        assert state.prompt is not None, "`assemble` runs before `recommend`"
+        call = ModelCall(
+            messages=state.prompt.messages,
+            labels=state.prompt.labels,
+            split=(runtime.context or Context()).split,
+            sample_index=sample_index(state),
+        )
+        return {"completion": self.resources.recommender.complete(call)}
+
+    def parse(self, state: RankState) -> Update:
+        """Read the answer as a permutation of the candidates and record the step."""
+        assert state.prompt is not None, "`assemble` runs before `parse`"
+        assert state.completion is not None, "`recommend` runs before `parse`"
+        parsed = parse_ranking(state.completion.text, state.prompt.shown)
+        record = StepRecord(
+            spec=state.prompt.spec,
+            choices=state.choices if state.observation else {},
+            inputs=state.observation.inputs if state.observation else None,
+            prompt=state.prompt,
+            ranking=tuple(state.prompt.shown[place] for place in parsed.order),
+            parse=parsed.report,
+            cached=state.completion.cached,
+            calls=max(1, state.completion.calls) + state.refine_calls,
+            refined=state.refined,
+            rejected=state.rejected,
+        )
+        return {"trace": [record]}
+
+    def score(self, state: ScoreState) -> Update:
+        """Training only: the user's own NDCG@M (RPP, Eq. 6)."""
+        ranking = [item.item_id for item in state.trace[-1].ranking]
+        return {"rewards": [ndcg(ranking, state.relevant_item_ids, k=len(ranking))]}
+
+    def fuse(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """Combine the steps' rankings into one; ties fall back to the canonical order."""
+        rankings = [[item.item_id for item in record.ranking] for record in state.trace]
+        canonical = [item.item_id for item in state.request.candidates]
+        kind = (runtime.context or Context()).fusion
+        return {"fused": tuple(fuse(rankings, kind, weights=self.resources.fusion_weights, canonical=canonical))}
+
+    def explain(self, state: RankState) -> Update:
+        """Say per step and pattern which sentence was chosen, with what probability, and what changed."""
+        titles = {item.item_id: item.title for item in state.request.candidates}
+        views = [self._view(state, step) for step in range(len(state.trace))]
+        items = [RankedItem(item_id=i, title=titles[i], rank=rank) for rank, i in enumerate(state.fused, 1)]
+        return {
+            "items": items,
+            "version": self.resources.policies[state.policy].info.version,
+            "model": self.resources.recommender.spec,
+            "steps": views,
+            "parse": views[-1].parse,
+            "llm_calls": sum(record.calls for record in state.trace),
+        }
+
+    def _inputs(self, state: RankState) -> StateInputs:
+        return episode_inputs(state.request, state.trace, self.resources.catalogue.history_records.initial_length)
+
+    def _spec_of_choices(self, state: RankState) -> PromptSpec:
+        """Return the prompt the agents' actions add up to; a pattern without an agent keeps the manual sentence."""
+        manual, choices = self.resources.catalogue.manual_prompt, state.choices
+        history = self.resources.catalogue.history_records
+        available = len(state.request.history)
+        if "history_records" in choices:
+            length = state.trace[-1].spec.history_length if state.trace else history.initial_length
+            length = history.next_length(length, choices["history_records"].action, available)
+        else:
+            length = min(manual.history_length, available)
+
+        def action(pattern: SentencePattern) -> int | None:
+            return choices[pattern].action if pattern in choices else getattr(manual, pattern)
+
+        return PromptSpec(
+            role_playing=action("role_playing"),
+            history_length=length,
+            reasoning_guidance=action("reasoning_guidance"),
+            output_format=action("output_format"),
+            user_profile=choices["user_profile"].action if "user_profile" in choices else manual.user_profile,
+        )
+
+    def _view(self, state: RankState, step: int) -> StepView:
+        record, catalogue = state.trace[step], self.resources.catalogue
+        before = state.trace[step - 1].spec if step else record.spec
+        chosen = {
+            pattern: (record.choices[pattern].action if pattern in record.choices else getattr(record.spec, pattern))
+            for pattern in ("role_playing", "reasoning_guidance", "output_format")
+        }
+        views = {}
+        for pattern, action in chosen.items():
+            if action is None:
+                continue
+            choice = record.choices.get(pattern)
+            views[pattern] = ChoiceView(
+                action=action,
+                sentence_id=catalogue.sentences(pattern)[action].id,
+                sentence=record.prompt.sentences[pattern],
+                probability=choice.probability if choice else None,
+                changed=getattr(before, pattern) != action,
+            )
+        if history := record.choices.get("history_records"):
+            views["history_records"] = ChoiceView(
+                action=history.action,
+                sentence_id=history.sentence_id,
+                sentence=choice_text(catalogue, state.request.domain, "history_records", history.action),
+                probability=history.probability,
+                changed=before.history_length != record.spec.history_length,
+            )
+        return StepView(
+            step=step,
+            prompt_digest=record.prompt.digest,
+            history_length=record.prompt.history_length,
+            choices=views,
+            shown=[item.item_id for item in record.prompt.shown],
+            ranking=[item.item_id for item in record.ranking],
+            parse=record.parse,
+            cached=record.cached,
+            refined=dict(record.refined),
+            rejected=dict(record.rejected),
+        )
+
+
+@dataclass(frozen=True)
+class AgentNode:
+    """The tool node of one pattern's agent."""
+
+    pattern: PatternName
+    tools: dict[str, StructuredTool]
+    """The agent's tool of each loaded stepwise policy, by policy name."""
+
+    def __call__(self, state: RankState, runtime: Runtime[Context]) -> Update:
+        """Execute the tool's function; `tool.invoke` would spend 0.2 ms a call on validating our own floats."""
+        context = runtime.context or Context()
+        assert state.observation is not None, "`observe` runs before the agents"
+        run: Callable[..., Any] | None = self.tools[state.policy].func
+        assert run is not None, "agent tools are synchronous"
+        output = run(
+            observation=state.observation.vector,
+            user_id=state.request.user_id,
+            step=len(state.trace),
+            seed=context.seed,
+            explore=context.explore,
+        )
+        return {"choices": {self.pattern: to_choice(output)}}
+
+
+def episode_inputs(request: RankRequest, trace: Sequence[StepRecord], initial_length: int) -> StateInputs:
+    """Return what s_t is computed from, t being the number of steps done."""
+    if not trace:
+        return StateInputs(history=request.history, step=0, history_length=initial_length)
+    last = trace[-1]
+    return StateInputs(
+        history=request.history,
+        step=len(trace),
+        history_length=last.spec.history_length,
+        sentences=tuple(last.prompt.sentences.values()),
+        prompt=f"{last.prompt.system}\n{last.prompt.user}",
+        ranking=last.ranking,
+    )
+
+
+def sample_index(state: RankState) -> int:
+    """Return which permutation of the candidates this step shows."""
+    return state.first_sample + len(state.trace)
+
+
+def step_node(resources: Resources, name: str) -> Literal["observe", "choose"]:
+    """Name the node that starts a step of a policy."""
+    return "observe" if isinstance(resources.policies[name], StepwisePolicy) else "choose"

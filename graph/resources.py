@@ -1,0 +1,50 @@
+"""The objects a rank graph works with; the settings that name them are in `Context`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from promptailor.policies.base import PromptPolicy
+from promptailor.prompts.domain import Item
+from promptailor.prompts.errors import InputError, SpecError
+from promptailor.prompts.llm import ChatPort, TextEncoder
+from promptailor.prompts.patterns import Catalogue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Models, policies and catalogues, made once and shared by every run of a graph."""
+
+    catalogue: Catalogue
+    recommender: ChatPort
+    policies: Mapping[str, PromptPolicy]
+    """By name; `manual` must be there, because it serves what the others cannot."""
+    refiner: ChatPort | None = None
+    encoder: TextEncoder | None = None
+    """Judges whether a refined sentence kept its meaning."""
+    items: Mapping[str, Item] = field(default_factory=dict)
+    """The item catalogue that bare ids are looked up in."""
+    domain: str = "neutral"
+    """Word list of requests that name none."""
+    fusion_weights: tuple[float, ...] = ()
+    """One weight per step for `fusion="weighted"`, learned on training users."""
+
+    def policy(self, name: str) -> PromptPolicy:
+        """Return a policy; an unknown name is a `SpecError` that lists the loaded ones."""
+        try:
+            return self.policies[name]
+        except KeyError:
+            raise SpecError(f"policy {name!r} is not loaded; loaded: {', '.join(sorted(self.policies))}") from None
+
+    def item(self, reference: Item | str, field_name: str) -> Item:
+        """Return the item a request names; an unknown bare id is an `InputError` that names the field."""
+        if isinstance(reference, Item):
+            return reference
+        try:
+            return self.items[reference]
+        except KeyError:
+            fix = (
+                "pass {item_id, title}" if self.items else "no catalogue is loaded: pass {item_id, title} or --dataset"
+            )
+            raise InputError(f"{field_name}: unknown item id {reference!r}; {fix}") from None

@@ -1,0 +1,166 @@
+"""The rank graph's state and its two faces: what a request looks like, and what the answer looks like.
+
+Pydantic where JSON comes in or goes out, frozen dataclasses in between. Ground truth stands in `TrainInput` alone, and
+only the `score` node is typed with a slice of the state that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import add
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+from promptailor.policies.types import AgentChoice, Observation, StateInputs
+from promptailor.prompts.assemble import AssembledPrompt
+from promptailor.prompts.domain import Item, ItemId, ParseReport, RankedItem, RankRequest, UserProfile
+from promptailor.prompts.llm import Completion
+from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
+
+
+class RankInput(BaseModel):
+    """A request: who asks, what they chose before, what can be recommended. There is no field for a label."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: str | int
+    history: list[Item | ItemId] = Field(description="Oldest first; items, or bare ids where a catalogue is loaded.")
+    candidates: list[Item | ItemId] = Field(min_length=2, description="Items, or bare ids where a catalogue is loaded.")
+    domain: str | None = Field(None, description="Word list to fill the sentences with; the catalogue's where empty.")
+    user_profile: UserProfile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """Everything one step did."""
+
+    spec: PromptSpec
+    choices: Mapping[PatternName, AgentChoice]
+    inputs: StateInputs | None
+    prompt: AssembledPrompt
+    ranking: tuple[Item, ...]
+    parse: ParseReport
+    cached: bool
+    calls: int
+    refined: Mapping[SentencePattern, str] = field(default_factory=dict)
+    rejected: Mapping[SentencePattern, str] = field(default_factory=dict)
+
+
+class TrainInput(RankInput):
+    """A training request; accepted by a graph built for training only."""
+
+    relevant_item_ids: list[ItemId] = Field(min_length=1)
+    trial: PromptSpec | None = None
+    """A prompt to try instead of asking a policy; how search methods and bandits learn."""
+    first_sample: int = 0
+    """Sample index of the first step; other indices show the candidates in other orders."""
+    trace: Annotated[list[StepRecord], SkipValidation] = Field(default_factory=list)
+    """Steps already done, to continue an episode after the policy was updated between two steps."""
+
+    @classmethod
+    def of(cls, request: RankRequest, relevant_item_id: str) -> TrainInput:
+        """Return a training request for a resolved request and its label."""
+        return cls(
+            user_id=request.user_id,
+            history=list(request.history),
+            candidates=list(request.candidates),
+            domain=request.domain,
+            user_profile=request.user_profile,
+            relevant_item_ids=[relevant_item_id],
+        )
+
+
+class ChoiceView(BaseModel):
+    """One agent's choice, as an answer explains it."""
+
+    action: int
+    sentence_id: str
+    sentence: str
+    probability: float | None = None
+    """None where the policy did not draw it."""
+    changed: bool = False
+    """Whether it differs from the previous step's."""
+
+
+class StepView(BaseModel):
+    """One step of an answer: the prompt's make-up and what the model made of it."""
+
+    step: int
+    prompt_digest: str
+    history_length: int
+    choices: dict[str, ChoiceView]
+    shown: list[str]
+    """Item ids in the order the prompt showed them."""
+    ranking: list[str]
+    parse: ParseReport
+    cached: bool
+    refined: dict[str, str] = Field(default_factory=dict)
+    rejected: dict[str, str] = Field(default_factory=dict)
+
+
+class RankOutput(BaseModel):
+    """An answer."""
+
+    user_id: str | int
+    items: list[RankedItem]
+    policy: str
+    version: str
+    model: str
+    steps: list[StepView]
+    parse: ParseReport
+    llm_calls: int
+    """Answers this request needed, from the cache or not, plus retries and refinements."""
+    fallback: str | None = None
+    """Why another policy served than the one asked for."""
+
+
+def merge(left: Mapping[Any, Any], right: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Reducer of the agents' choices, which arrive side by side."""
+    return {**left, **right}
+
+
+@dataclass(kw_only=True)
+class RankState:
+    """The state between nodes."""
+
+    request: RankRequest
+    policy: str = ""
+    """The policy that serves, after fallback."""
+    fallback: str | None = None
+    n_steps: int = 1
+    observation: Observation | None = None
+    """s_t; None for one-shot policies."""
+    choices: Annotated[dict[PatternName, AgentChoice], merge] = field(default_factory=dict)
+    spec: PromptSpec | None = None
+    """A one-shot policy's decision."""
+    trial: PromptSpec | None = None
+    """In a training graph: the prompt to try instead of asking a policy."""
+    first_sample: int = 0
+    refined: dict[SentencePattern, str] = field(default_factory=dict)
+    rejected: dict[SentencePattern, str] = field(default_factory=dict)
+    refine_calls: int = 0
+    prompt: AssembledPrompt | None = None
+    completion: Completion | None = None
+    trace: Annotated[list[StepRecord], add] = field(default_factory=list)
+    rewards: Annotated[list[float], add] = field(default_factory=list)
+    """One per step, in a training graph only."""
+    fused: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class TrainOutput:
+    """What a training graph returns: the episode, not an answer."""
+
+    request: RankRequest
+    trace: list[StepRecord]
+    rewards: list[float]
+
+
+@dataclass(kw_only=True)
+class ScoreState:
+    """What `score` sees: the only slice of the state with labels."""
+
+    trace: list[StepRecord]
+    relevant_item_ids: list[str]

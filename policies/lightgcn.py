@@ -1,0 +1,161 @@
+"""LightGCN (He et al. 2020, arXiv 2002.02126): item embeddings from who chose what.
+
+Symmetrically normalised propagation, no weights and no non-linearity, mean over the layers, BPR loss. Departure: one
+sparse CSR product per layer instead of message passing, which is four times faster on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.prompts.domain import Item
+from promptailor.prompts.errors import DataError
+from promptailor.prompts.llm import TextEncoder
+
+Edges = NDArray[np.int64]
+"""Shape (2, n_edges): user row and item row of each interaction, no edge twice."""
+
+LEARNING_RATE = 5e-3
+L2_PENALTY = 1e-4
+BATCH_SIZE = 2048
+INITIAL_SD = 0.1
+NEGATIVE_TRIES = 10
+"""Draws of a negative item before one that the user did choose is let through."""
+
+
+class LightGCN(nn.Module):
+    """Embeddings of users and items on their bipartite graph."""
+
+    def __init__(
+        self, edges: Edges, n_users: int, n_items: int, *, dimension: int, n_layers: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.n_users, self.n_layers = n_users, n_layers
+        self.weight = nn.Parameter(torch.randn(n_users + n_items, dimension, generator=generator) * INITIAL_SD)
+        self.adjacency = normalised_adjacency(edges, n_users, n_items)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return propagated users, shape (n_users, dim), and items, shape (n_items, dim)."""
+        layer: Tensor = self.weight
+        total = layer
+        for _ in range(self.n_layers):
+            layer = self.adjacency @ layer
+            total = total + layer
+        mean = total / (self.n_layers + 1)
+        return mean[: self.n_users], mean[self.n_users :]
+
+
+def normalised_adjacency(edges: Edges, n_users: int, n_items: int) -> Tensor:
+    """Return D^-1/2 A D^-1/2 as a sparse CSR matrix, users before items."""
+    users, items = torch.from_numpy(edges[0]), torch.from_numpy(edges[1]) + n_users
+    rows, columns = torch.cat([users, items]), torch.cat([items, users])
+    degree = torch.bincount(rows, minlength=n_users + n_items).float()
+    values = (degree[rows] * degree[columns]).rsqrt()
+    size = (n_users + n_items,) * 2
+    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, size).coalesce().to_sparse_csr()
+
+
+def train_item_embeddings(
+    sequences: Mapping[str, Sequence[str]],
+    *,
+    items: Mapping[str, Item] | None = None,
+    encoder: TextEncoder | None = None,
+    dimension: int = 64,
+    n_layers: int = 3,
+    epochs: int = 40,
+    seed: int = 0,
+    threads: int = 1,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> ItemEmbeddings:
+    """Train LightGCN and return its item side, the same for the same arguments.
+
+    Args:
+        sequences: training interactions only, item ids per user: `Dataset.training_sequences()`.
+        items: titles; with an encoder they place items that no training user chose.
+        encoder: embeds titles.
+        dimension: length of a vector.
+        n_layers: rounds of propagation.
+        epochs: passes over all interactions.
+        seed: seeds initial vectors, order and negatives.
+        threads: torch threads while training; more than one is slower on a busy machine.
+        on_epoch: called after each epoch with its number, from 1, and its mean BPR loss.
+
+    Raises:
+        DataError: there is no interaction at all.
+    """
+    item_ids = sorted({item_id for ids in sequences.values() for item_id in ids})
+    if not item_ids:
+        raise DataError("LightGCN: the training sequences hold no interaction")
+    rows = {item_id: row for row, item_id in enumerate(item_ids)}
+    pairs = sorted({(user, rows[i]) for user, ids in enumerate(sequences.values()) for i in ids})
+    edges = np.array(pairs, dtype=np.int64).T
+    model = LightGCN(
+        edges,
+        len(sequences),
+        len(item_ids),
+        dimension=dimension,
+        n_layers=n_layers,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _train(model, edges, len(item_ids), epochs, np.random.default_rng(seed), on_epoch)
+        with torch.no_grad():
+            raw = model()[1].numpy()
+    finally:
+        torch.set_num_threads(before)
+    embeddings = ItemEmbeddings.fit(item_ids, raw, np.bincount(edges[1]), sequences)
+    return embeddings.fit_titles(items, encoder) if items and encoder else embeddings
+
+
+def _train(
+    model: LightGCN,
+    edges: Edges,
+    n_items: int,
+    epochs: int,
+    rng: np.random.Generator,
+    on_epoch: Callable[[int, float], None] | None,
+) -> None:
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    known = np.sort(edges[0] * n_items + edges[1])
+    for epoch in range(1, epochs + 1):
+        order, losses = rng.permutation(edges.shape[1]), []
+        for start in range(0, len(order), BATCH_SIZE):
+            users, positives = edges[:, order[start : start + BATCH_SIZE]]
+            negatives = _negatives(users, known, n_items, rng)
+            loss = _bpr_loss(model, *map(torch.from_numpy, (users, positives, negatives)))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.append(loss.item())
+        if on_epoch:
+            on_epoch(epoch, sum(losses) / len(losses))
+
+
+def _bpr_loss(model: LightGCN, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """BPR on propagated vectors, and the L2 penalty on the batch's own ones, as in the paper."""
+    user_vectors, item_vectors = model()
+    margins = (user_vectors[users] * (item_vectors[positives] - item_vectors[negatives])).sum(dim=1)
+    own = model.weight[torch.cat([users, model.n_users + positives, model.n_users + negatives])]
+    return F.softplus(-margins).mean() + L2_PENALTY * own.square().sum() / (2 * len(users))
+
+
+def _negatives(users: Edges, known: Edges, n_items: int, rng: np.random.Generator) -> Edges:
+    """Draw one item per user that the user did not choose; `known` are the sorted codes user * n_items + item."""
+    negatives = rng.integers(n_items, size=len(users))
+    for _ in range(NEGATIVE_TRIES):
+        codes = users * n_items + negatives
+        places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        chosen = known[places] == codes
+        if not chosen.any():
+            break
+        negatives[chosen] = rng.integers(n_items, size=int(chosen.sum()))
+    return negatives
