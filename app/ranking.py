@@ -106,7 +106,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, object]]:
                 try:
                     yield number, json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not JSON ({error.msg}); write one object per line") from None
+                    raise DataError(
+                        f"{path}, line {number}: not JSON ({error.msg}); write one object per line"
+                    ) from None
     except OSError as error:
         raise DataError(f"--input {path}: {error.strerror}") from None
     except UnicodeDecodeError:

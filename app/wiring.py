@@ -12,6 +12,7 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.encoder import SentenceEncoder
+from promptailor.app.run_folder import POLICY
 from promptailor.app.settings import Settings
 from promptailor.evals.datasets import Dataset, load_dataset, load_spec
 from promptailor.evals.planted import PlantedWorld, planted_world
@@ -21,13 +22,14 @@ from promptailor.graph.build import RankGraph, build_rank_graph
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
+from promptailor.policies.checkpoint import load_policy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import ManualPolicy
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
 PLANTED = "planted"
-PLANTED_USERS = 1_000
+PLANTED_USERS = 1_400
 """Users of a planted data set: 200 to train on, 500 new ones to test on, and some to validate."""
 
 
@@ -80,7 +82,9 @@ class Workspace:
         folder = self.settings.home / "embeddings" / self.dataset.digest[:16]
         if (folder / "manifest.json").is_file():
             return ItemEmbeddings.load(folder, encoder=self.encoder)
-        embeddings = train_item_embeddings(self.dataset.training_sequences(), encoder=self.encoder, items=self.dataset.items)
+        embeddings = train_item_embeddings(
+            self.dataset.training_sequences(), encoder=self.encoder, items=self.dataset.items
+        )
         embeddings.save(folder)
         return embeddings
 
@@ -106,6 +110,12 @@ class Workspace:
             store=self.store,
             budget=self.budget,
             reads_labels=reads_labels(spec),
+        )
+
+    def load_policy(self, run: Path) -> PromptPolicy:
+        """Load the policy of a training run; it must fit this workspace's catalogue and data set."""
+        return load_policy(
+            run / POLICY, catalogue=self.catalogue, embeddings=lambda: self.embeddings, encoder=lambda: self.encoder
         )
 
     def resources(self, policies: Mapping[str, PromptPolicy] | None = None) -> Resources:

@@ -101,22 +101,16 @@ class Layout(Model):
 
 
 class Source(Model):
-    """An archive the files can be taken from: a zip at a URL, or a wheel on the user's package index."""
+    """An archive the files can be taken from."""
 
     name: str
-    url: str | None = None
-    wheel: str | None = None
-    """A pinned requirement, such as `recbole==1.2.1`."""
+    kind: Literal["zip", "wheel"]
+    location: str
+    """The URL of a zip, or a pinned requirement on the user's package index, such as `recbole==1.2.1`."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Of the archive."""
     members: tuple[str, ...] = Field(min_length=1)
     """Paths in the archive; each goes into the data set's folder under its last part."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.url is None) == (self.wheel is None):
-            raise ValueError("give either `url` or `wheel`")
-        return self
 
 
 class DatasetSpec(Model):
@@ -217,10 +211,14 @@ def find_layout(spec: DatasetSpec, data_dir: Path) -> tuple[Layout, dict[str, Pa
             return layout, found
         lacking.append([file for file in paths if file not in found])
     missing = " or ".join(", ".join(files) for files in sorted(lacking, key=len)) or "any file in its spec"
-    fix = f"run `promptailor data get {spec.name}` or set" if spec.sources else "set"
-    raise DataError(
-        f"data set {spec.name}: {folder} lacks {missing}; {fix} PROMPTAILOR_DATA to a folder that holds {spec.folder}"
-    )
+    raise DataError(f"data set {spec.name}: {folder} lacks {missing}; {_fix(spec)}")
+
+
+def _fix(spec: DatasetSpec) -> str:
+    if Path(spec.folder).is_absolute():
+        return "put the files there"
+    get = f"run `promptailor data get {spec.name}` or " if spec.sources else ""
+    return f"{get}set PROMPTAILOR_DATA to a folder that holds {spec.folder}"
 
 
 def _find(parent: Path, name: str) -> Path | None:

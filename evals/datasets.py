@@ -148,18 +148,18 @@ def _read_interactions(path: Path, table: InteractionTable) -> _Log:
     user_column, item_column, *time_columns = read_columns(path, table, columns)
     if not user_column:
         raise DataError(f"{path}: no interaction in it")
-    user_ids, users = _encode(user_column, f"{path}: {table.user_id[0]}")
-    item_ids, items = _encode(item_column, f"{path}: {table.item_id[0]}")
+    user_ids, users = _encode(user_column, path, "user_id")
+    item_ids, items = _encode(item_column, path, "item_id")
     times = _floats(time_columns[0], path) if time_columns else np.arange(len(users), dtype=np.float64)
     return _Log(user_ids=user_ids, item_ids=item_ids, users=users, items=items, times=times)
 
 
-def _encode(column: Sequence[str], where: str) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _encode(column: Sequence[str], path: Path, name: str) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return the distinct values in order of first appearance, and each row's place among them."""
     places: dict[str, int] = {}
     codes = np.array([places.setdefault(value, len(places)) for value in column], dtype=np.int64)
     if "" in places:
-        raise DataError(f"{where} is empty in data row {column.index('') + 1}")
+        raise DataError(f"{path}, data row {column.index('') + 1}: the {name} is empty")
     return list(places), codes
 
 
@@ -170,7 +170,7 @@ def _floats(column: Sequence[str], path: Path) -> npt.NDArray[np.float64]:
         times = np.array([_float(cell) for cell in column])
     if not np.isfinite(times).all():
         row = int(np.argmin(np.isfinite(times)))
-        raise DataError(f"{path}: timestamp {column[row]!r} in data row {row + 1} is no number")
+        raise DataError(f"{path}, data row {row + 1}: timestamp {column[row]!r} is no number")
     return times
 
 
@@ -266,7 +266,7 @@ def _categories(cells: Sequence[str], categories: Categories | None, unescape: b
 def _read_profiles(path: Path, table: UserTable, user_ids: Mapping[str, object]) -> dict[str, UserProfile]:
     named = {"gender": table.gender, "age": table.age, "occupation": table.occupation}
     attributes = {name: column for name, column in named.items() if column is not None}
-    meanings: Mapping[str, Mapping[str, str | None]] = {**table.values}
+    meanings: Mapping[str, Mapping[str, str | None]] = {str(name): values for name, values in table.values.items()}
     profiles = {}
     for user_id, *cells in zip(*read_columns(path, table, [table.user_id, *attributes.values()]), strict=True):
         if user_id in user_ids:

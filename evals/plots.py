@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ ROW = 0.28
 _MEASURE = PRIMARY.upper()
 _SAFE = re.compile(r"[^a-z0-9]+")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib's own type of the keys differs between its versions
     "svg.fonttype": "none",
     "svg.hashsalt": "promptailor",
     "text.parse_math": False,  # names are not ours: a dollar sign is a dollar sign
@@ -39,6 +40,9 @@ _STYLE = {
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -124,26 +128,28 @@ def slot_profile(profiles: Mapping[str, SlotProfile], chance: float) -> str:
             axes.fill_between(slots, low, high, color=ACCENT, alpha=0.18, linewidth=0)
             axes.plot(slots, [s.score.mean for s in profile.slots], color=ACCENT, linewidth=1.5)
             axes.axhline(chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            axes.set(title=_short(name, 24), ylim=(0, 1.02), yticks=(0, 0.5, 1))
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            ticks = sorted({slots[0], slots[len(slots) // 2], slots[-1]}) if slots else []
+            axes.set(title=_short(name, 20), ylim=(0, 1.02), yticks=(0, 0.5, 1), xticks=ticks)
         return _svg(figure, "slots", "Quality by the slot of the relevant item")
 
 
 def sentence_shares(shares: Mapping[str, Sequence[SentenceShare]], name: str) -> str:
     """Draw how many users got each sentence, one panel per pattern (RPP, Figures 11 to 14, as bars)."""
     with _styled():
-        heights = [max(2, len(rows)) for rows in shares.values()]
-        figure = Figure(figsize=(WIDTH, 0.55 * len(heights) + 0.24 * sum(heights)), layout="constrained")
-        panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+        sizes = [max(3, len(rows)) for rows in shares.values()]
+        heights = [max(sizes[start : start + 2]) for start in range(0, len(sizes), 2)]
+        figure, panels = _panels(
+            len(shares), columns=2, height=0.5 + 0.22 * sum(heights) / len(heights), ratios=heights
+        )
         for axes, (pattern, rows) in zip(panels, shares.items(), strict=True):
             total = sum(row.n_users for row in rows)
             axes.barh(range(len(rows)), [row.n_users / total for row in rows], color=ACCENT, alpha=0.65, height=0.7)
             for place, row in enumerate(rows):
                 text = f"{row.n_users / total:.0%}"
                 axes.annotate(text, (row.n_users / total, place), (4, 0), textcoords="offset points", va="center")
-            _rows(axes, [row.label for row in rows])
-            axes.set(xlim=(0, 1.08), xticks=())
-            axes.set_title(pattern.replace("_", " "), loc="left")
+            _rows(axes, [_short(row.label, 26) for row in rows])
+            axes.set(xlim=(0, 1.15), xticks=())
+            axes.set_title(pattern.replace("_", " "))
         return _svg(figure, f"shares-{name}", "Share of users per sentence")
 
 
@@ -172,10 +178,13 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _panels(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def _panels(
+    count: int, *, columns: int, height: float, ratios: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Make a grid of `count` panels; `height` is inches per row of the grid, in the mean where `ratios` differ."""
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False, height_ratios=ratios).flat)
     for unused in panels[count:]:
         unused.remove()
     return figure, panels[:count]
@@ -209,9 +218,11 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{label}" viewBox="\1">', svg, count=1)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{label}" viewBox="\1">', svg, count=1
+    )
     svg = re.sub(r"(\bid=\"|url\(#|href=\"#)", rf"\g<1>{_SAFE.sub('-', name)}-", svg).replace("xlink:href", "href")
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r" font-family: [^;]*;|<defs>\s*<style.*?</defs>", "", svg, flags=re.DOTALL)  # the page has its own
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

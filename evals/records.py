@@ -30,6 +30,7 @@ from promptailor.evals.types import EvalCase
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError
 
+
 class UserRecord(Model):
     """One line of `per_user.jsonl`: one method's answer for one user, scored."""
 
@@ -189,9 +190,7 @@ class RunFolder:
             (self.path / "unfinished.jsonl").unlink()
 
 
-def _check_same_run(
-    path: Path, stored: dict[str, JsonValue], config: dict[str, JsonValue], *, resume: bool
-) -> None:
+def _check_same_run(path: Path, stored: dict[str, JsonValue], config: dict[str, JsonValue], *, resume: bool) -> None:
     if not resume:
         raise InputError(f"{path} already holds a run: resume it, or write to another folder")
     now: dict[str, JsonValue] = json.loads(json.dumps(config))

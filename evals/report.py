@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,9 @@ from promptailor.evals.metrics import PRIMARY
 from promptailor.evals.statistics import Comparison, Estimate
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError
+
+SINGLE_PROMPTS = ("enumeration", "manual")
+"""Methods that give every user the same prompt, the strongest first."""
 
 
 class MethodResult(BaseModel):
@@ -104,9 +108,9 @@ class Environment(Model):
     dataset_digest: str | None = None
     catalogue_digest: str | None = None
     seed: int | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     """Distribution to version."""
-    settings: dict[str, JsonValue] = {}
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Every other setting that the numbers depend on."""
 
 
@@ -117,19 +121,30 @@ class EvalReport(Model):
     incomplete: str | None = None
     """Why the run stopped early; None where it is complete."""
     methods: dict[str, MethodResult]
-    controls: dict[str, MethodResult] = {}
+    controls: dict[str, MethodResult] = Field(default_factory=dict)
     chance: dict[str, float]
     """Expected measures of a random ranking of as many candidates."""
     decomposition: Decomposition | None = None
     paired: tuple[Comparison, ...] = ()
     """On the primary measure."""
     verdicts: tuple[str, ...] = ()
-    slot_profiles: dict[str, SlotProfile] = {}
-    sentences: dict[str, dict[str, tuple[SentenceShare, ...]]] = {}
+    slot_profiles: dict[str, SlotProfile] = Field(default_factory=dict)
+    sentences: dict[str, dict[str, tuple[SentenceShare, ...]]] = Field(default_factory=dict)
     """Method to pattern to shares."""
-    learning_curves: dict[str, tuple[CurvePoint, ...]] = {}
+    learning_curves: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
     split: Split
     environment: Environment
+
+    @property
+    def against_references(self) -> tuple[Comparison, ...]:
+        """The comparisons that matter most: with the best single prompt, then with popularity."""
+        against = [reference for reference in (best_single_prompt(self.methods), "popularity") if reference]
+        return tuple(c for reference in against for c in self.paired if c.b == reference)
+
+
+def best_single_prompt(methods: Iterable[str]) -> str | None:
+    """Return the strongest of the listed methods that give every user one prompt; None where there is none."""
+    return next((name for name in SINGLE_PROMPTS if name in set(methods)), None)
 
 
 class RunInfo(Model):
@@ -140,10 +155,26 @@ class RunInfo(Model):
     warm_users: tuple[str, ...] = ()
     comparisons: tuple[tuple[str, str], ...] | None = None
     """Pairs (a, b) planned before the run; None compares every method with every other."""
-    action_names: dict[str, tuple[str, ...]] = {}
+    action_names: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Per pattern, what each action is called in plots."""
     decomposition: Decomposition | None = None
-    learning_curves: dict[str, tuple[CurvePoint, ...]] = {}
+    learning_curves: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
+
+
+def read_report(folder: Path) -> EvalReport:
+    """Read a run's `report.json`.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / "report.json"
+    try:
+        return EvalReport.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the folder of a run that `evaluate` wrote") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def read_learning_curve(path: Path) -> tuple[CurvePoint, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +77,7 @@ def evaluate(
     run = RunFolder(folder, _config(cases, [*names], [c.name for c in controls], info, seed), resume=resume)
     write_cases(folder / "cases.jsonl", cases)
 
-    stopped = _rank_all(run, cases, methods, control=False, progress=progress)
+    stopped = _rank_all(run, _dealt(cases), methods, control=False, progress=progress)
     finished = [m.name for m in methods if any(run.get(m.name, case.user_id) for case in cases)]
     common = [case for case in cases if all(run.get(name, case.user_id) for name in finished)]
     free = [control for control in controls if not (stopped and control.llm)]
@@ -110,8 +111,20 @@ def unseen(cases: Sequence[EvalCase], train_users: Sequence[str], warm_users: Se
     seen = set(train_users) - set(warm_users)
     left = [case for case in cases if case.user_id not in seen]
     if not left:
-        raise InputError(f"users: all {len(cases)} were trained or selected on by a listed method; evaluate other users")
+        raise InputError(
+            f"users: all {len(cases)} were trained or selected on by a listed method; evaluate other users"
+        )
     return left
+
+
+def _dealt(cases: Sequence[EvalCase]) -> list[EvalCase]:
+    """Order cases so that every slot has its turn: where a run stops early, its slots are balanced all the same."""
+    turns: Counter[int | None] = Counter()
+    order = []
+    for place, case in enumerate(cases):
+        order.append((turns[case.slot], place))
+        turns[case.slot] += 1
+    return [cases[place] for _, place in sorted(order)]
 
 
 def _rank_all(

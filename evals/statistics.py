@@ -67,7 +67,9 @@ def estimates(scores: Array, *, key: Key) -> list[Estimate]:
         low[varies], high[varies] = _bca(scores[:, varies], key)
     # BCa shifts the interval by the skew and rounding can push a bound past the mean: the mean is always inside.
     low, high = np.minimum(low, means), np.maximum(high, means)
-    return [Estimate(mean=m, low=a, high=b) for m, a, b in zip(means.tolist(), low.tolist(), high.tolist(), strict=True)]
+    return [
+        Estimate(mean=m, low=a, high=b) for m, a, b in zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
 
 
 def estimate(scores: Sequence[float] | Array, *, key: Key) -> Estimate:
@@ -155,7 +157,9 @@ def compare(scores: dict[str, Array], pairs: Sequence[tuple[str, str]], *, key: 
             p_holm=p_holm,
             mde=minimum_detectable_effect(differences[:, column]),
         )
-        for column, ((a, b), interval, p, p_holm) in enumerate(zip(pairs, intervals, p_values, holm(p_values), strict=True))
+        for column, ((a, b), interval, p, p_holm) in enumerate(
+            zip(pairs, intervals, p_values, holm(p_values), strict=True)
+        )
     ]
 
 

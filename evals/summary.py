@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 
 from promptailor.evals import metrics
-from promptailor.evals.decomposition import Decomposition
 from promptailor.evals.records import UserRecord
 from promptailor.evals.report import (
     EvalReport,
@@ -39,7 +38,7 @@ def summarise(
     """Turn records into findings.
 
     Args:
-        records: every method's records, each with the same users in the same order; at least one record.
+        records: every method's records, each with the same users in the same order; none where nothing was finished.
         controls: the same for the null controls.
         info: what the report says beyond its records.
         seconds: time per method and control.
@@ -47,19 +46,18 @@ def summarise(
         incomplete: why the run stopped early, if it did.
         seed: keys the resampling.
     """
-    first = next(iter(records.values()))
+    first = next(iter(records.values()), ())
     scores = {name: np.array([row.metrics[metrics.PRIMARY] for row in rows]) for name, rows in records.items()}
     results = {name: _result(rows, seconds[name], seed) for name, rows in records.items()}
     pairs = info.comparisons if info.comparisons is not None else _all_pairs(list(records))
     paired = compare(scores, [(a, b) for a, b in pairs if a in scores and b in scores], key=(seed, "paired"))
-    return EvalReport(
+    report = EvalReport(
         incomplete=incomplete,
         methods=results,
         controls={name: _result(rows, seconds[name], seed) for name, rows in controls.items()},
-        chance=metrics.chance(max(len(row.candidates) for row in first)),
+        chance=metrics.chance(max(len(row.candidates) for row in first)) if first else {},
         decomposition=info.decomposition,
         paired=tuple(paired),
-        verdicts=tuple(verdict(c) for c in _headlines(results, paired, info.decomposition)),
         slot_profiles={name: _slot_profile(rows, seed) for name, rows in records.items()},
         sentences={name: shares for name, rows in records.items() if (shares := _sentences(rows, info.action_names))},
         learning_curves=info.learning_curves,
@@ -71,6 +69,7 @@ def summarise(
         ),
         environment=info.environment.model_copy(update={"seed": seed}),
     )
+    return report.model_copy(update={"verdicts": tuple(_verdicts(report))})
 
 
 def verdict(c: Comparison) -> str:
@@ -81,7 +80,19 @@ def verdict(c: Comparison) -> str:
         return f"{head}: a {'gain' if c.difference > 0 else 'loss'} is shown."
     if c.mde is None:
         return f"{head}: no gain shown; one user shows nothing."
-    return f"{head}: no gain shown; the smallest gain this run could have shown ({POWER:.0%} power) is {c.mde:.3f}."
+    return (
+        f"{head}: no gain shown;"
+        f" the smallest gain this run could have shown ({100 * POWER:.0f} % power) is {c.mde:.3f}."
+    )
+
+
+def _verdicts(report: EvalReport) -> list[str]:
+    """Judge what the decomposition says of the policy, and every method that calls a model."""
+    gains = report.decomposition.gains if report.decomposition else ()
+    personal = [
+        c.model_copy(update={"b": "the best single prompt"}) for c in gains if (c.a, c.b) == ("policy", "best_single")
+    ]
+    return [verdict(c) for c in (*personal, *(c for c in report.against_references if report.methods[c.a].llm_calls))]
 
 
 def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResult:
@@ -100,16 +111,6 @@ def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResu
 def _all_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     order = sorted(names, key=lambda name: REFERENCES.index(name) if name in REFERENCES else len(REFERENCES))
     return [(later, earlier) for earlier, later in combinations(order, 2)]
-
-
-def _headlines(
-    results: Mapping[str, MethodResult], paired: Sequence[Comparison], decomposition: Decomposition | None
-) -> list[Comparison]:
-    """Choose what the verdicts are about: methods that call a model, against the best single prompt and popularity."""
-    single = next((name for name in ("enumeration", "manual") if name in results), None)
-    against = [c for c in paired if c.b in (single, "popularity") and results[c.a].llm_calls]
-    gains = decomposition.gains if decomposition else ()
-    return [*(c for c in gains if c.b == "best_single"), *sorted(against, key=lambda c: c.b != single)]
 
 
 def _slot_profile(rows: Sequence[UserRecord], seed: int) -> SlotProfile:

@@ -64,9 +64,9 @@ def read_columns(path: Path, table: TableSpec, columns: Sequence[ColumnNames]) -
             places = [header.index(_present(names, header, path)) for names in columns]
             picked: list[list[str]] = [[] for _ in places]
             pairs = list(zip(picked, places, strict=True))
-            for number, row in enumerate(rows, 1 if table.header else 2):
+            for number, row in enumerate(rows, 1):
                 if len(row) != len(header):
-                    raise DataError(f"{path}, row {number}: {len(row)} field(s), expected {len(header)}")
+                    raise DataError(f"{path}, data row {number}: {len(row)} field(s), expected {len(header)}")
                 for column, place in pairs:
                     column.append(row[place])
             return picked

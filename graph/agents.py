@@ -12,10 +12,11 @@ from langchain_core.tools import StructuredTool
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from promptailor.graph.explain import choice_text
 from promptailor.graph.resources import Resources
 from promptailor.policies.base import StepwisePolicy
 from promptailor.policies.types import AgentChoice
-from promptailor.prompts.patterns import Catalogue, PatternName
+from promptailor.prompts.patterns import PatternName
 
 
 class AgentInput(BaseModel):
@@ -60,15 +61,6 @@ def to_choice(output: AgentOutput) -> AgentChoice:
         log_prob=output["log_prob"],
         value=output["value"],
     )
-
-
-def choice_text(catalogue: Catalogue, domain: str, pattern: PatternName, action: int) -> str:
-    """Return what an action adds to the prompt, in words."""
-    if pattern == "history_records":
-        return f"+{catalogue.history_records.increments[action]} interactions"
-    if pattern == "user_profile":
-        return ", ".join(catalogue.user_profile.subsets[action]) or "nothing"
-    return catalogue.fill(catalogue.sentences(pattern)[action], domain)
 
 
 def _answer(policy: StepwisePolicy, pattern: PatternName, resources: Resources) -> Callable[..., AgentOutput]:

@@ -73,9 +73,8 @@ def build_rank_graph(
     builder.add_edge("receive", "select_policy")
     starts = ["observe", "choose", "assemble"] if training else ["observe", "choose"]
     builder.add_conditional_edges("select_policy", start_step, starts)
-    agents = [AGENT_NODES[pattern] for pattern in patterns]
-    builder.add_conditional_edges("observe", _agents_of(resources), agents)
-    for agent in agents:
+    for agent in (AGENT_NODES[pattern] for pattern in patterns):
+        builder.add_edge("observe", agent)
         builder.add_edge(agent, "assemble")
     builder.add_edge("choose", "assemble")
     builder.add_conditional_edges("assemble", _refine_or_recommend, ["refine", "recommend"])
@@ -111,15 +110,6 @@ def _start_step(resources: Resources) -> Callable[[RankState], str]:
         return "assemble" if state.trial else step_node(resources, state.policy)
 
     return start_step
-
-
-def _agents_of(resources: Resources) -> Callable[[RankState], list[str]]:
-    def agents(state: RankState) -> list[str]:
-        policy = resources.policies[state.policy]
-        assert isinstance(policy, StepwisePolicy), "only stepwise policies are observed"
-        return [AGENT_NODES[pattern] for pattern in policy.agents]
-
-    return agents
 
 
 def _refine_or_recommend(state: RankState, runtime: Runtime[Context]) -> str:

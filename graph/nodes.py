@@ -5,7 +5,7 @@ Methods of one frozen class that holds the resources; no node retries, caches or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from langchain_core.tools import StructuredTool
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from promptailor.graph.agents import choice_text, to_choice
+from promptailor.graph.agents import to_choice
 from promptailor.graph.context import Context
+from promptailor.graph.explain import explain_steps
 from promptailor.graph.resources import Resources
-from promptailor.graph.state import ChoiceView, RankInput, RankState, ScoreState, StepRecord, StepView, TrainInput
+from promptailor.graph.state import RankInput, RankState, ScoreState, StepRecord, TrainInput
 from promptailor.policies.base import OneShotPolicy, StepwisePolicy
 from promptailor.policies.fusion import fuse
 from promptailor.policies.reward import ndcg
@@ -181,7 +182,7 @@ class RankNodes:
     def explain(self, state: RankState) -> Update:
         """Say per step and pattern which sentence was chosen, with what probability, and what changed."""
         titles = {item.item_id: item.title for item in state.request.candidates}
-        views = [self._view(state, step) for step in range(len(state.trace))]
+        views = explain_steps(state.trace, self.resources.catalogue, state.request.domain)
         items = [RankedItem(item_id=i, title=titles[i], rank=rank) for rank, i in enumerate(state.fused, 1)]
         return {
             "items": items,
@@ -217,46 +218,6 @@ class RankNodes:
             user_profile=choices["user_profile"].action if "user_profile" in choices else manual.user_profile,
         )
 
-    def _view(self, state: RankState, step: int) -> StepView:
-        record, catalogue = state.trace[step], self.resources.catalogue
-        before = state.trace[step - 1].spec if step else record.spec
-        chosen = {
-            pattern: (record.choices[pattern].action if pattern in record.choices else getattr(record.spec, pattern))
-            for pattern in ("role_playing", "reasoning_guidance", "output_format")
-        }
-        views = {}
-        for pattern, action in chosen.items():
-            if action is None:
-                continue
-            choice = record.choices.get(pattern)
-            views[pattern] = ChoiceView(
-                action=action,
-                sentence_id=catalogue.sentences(pattern)[action].id,
-                sentence=record.prompt.sentences[pattern],
-                probability=choice.probability if choice else None,
-                changed=getattr(before, pattern) != action,
-            )
-        if history := record.choices.get("history_records"):
-            views["history_records"] = ChoiceView(
-                action=history.action,
-                sentence_id=history.sentence_id,
-                sentence=choice_text(catalogue, state.request.domain, "history_records", history.action),
-                probability=history.probability,
-                changed=before.history_length != record.spec.history_length,
-            )
-        return StepView(
-            step=step,
-            prompt_digest=record.prompt.digest,
-            history_length=record.prompt.history_length,
-            choices=views,
-            shown=[item.item_id for item in record.prompt.shown],
-            ranking=[item.item_id for item in record.ranking],
-            parse=record.parse,
-            cached=record.cached,
-            refined=dict(record.refined),
-            rejected=dict(record.rejected),
-        )
-
 
 @dataclass(frozen=True)
 class AgentNode:
@@ -264,13 +225,15 @@ class AgentNode:
 
     pattern: PatternName
     tools: dict[str, StructuredTool]
-    """The agent's tool of each loaded stepwise policy, by policy name."""
+    """The agent's tool of each loaded stepwise policy that personalises the pattern, by policy name."""
 
     def __call__(self, state: RankState, runtime: Runtime[Context]) -> Update:
         """Execute the tool's function; `tool.invoke` would spend 0.2 ms a call on validating our own floats."""
+        if state.policy not in self.tools:
+            return {}
         context = runtime.context or Context()
         assert state.observation is not None, "`observe` runs before the agents"
-        run: Callable[..., Any] | None = self.tools[state.policy].func
+        run = self.tools[state.policy].func
         assert run is not None, "agent tools are synchronous"
         output = run(
             observation=state.observation.vector,

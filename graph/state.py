@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import add
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 from promptailor.policies.types import AgentChoice, Observation, StateInputs
 from promptailor.prompts.assemble import AssembledPrompt
@@ -56,7 +56,7 @@ class TrainInput(RankInput):
     """A prompt to try instead of asking a policy; how search methods and bandits learn."""
     first_sample: int = 0
     """Sample index of the first step; other indices show the candidates in other orders."""
-    trace: Annotated[list[StepRecord], SkipValidation] = Field(default_factory=list)
+    trace: list[InstanceOf[StepRecord]] = Field(default_factory=list)
     """Steps already done, to continue an episode after the policy was updated between two steps."""
 
     @classmethod

@@ -24,10 +24,12 @@ Array = NDArray[np.float32]
 FloatArray = NDArray[np.floating]
 
 SCHEMA_VERSION = 1
-MANIFEST, TENSORS = "embeddings.json", "embeddings.safetensors"
+MANIFEST, TENSORS = "manifest.json", "embeddings.safetensors"
 MAX_PROJECTION_ITEMS = 1_000
 """Titles encoded to learn the projection: the most interacted items, whose vectors are learned best."""
 RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+MIN_USER_SPREAD = 1e-6
+"""Standard deviation between users, that of items being 1, below which all users are one and none is scaled up."""
 
 
 class ItemEmbeddings:
@@ -36,7 +38,7 @@ class ItemEmbeddings:
     def __init__(
         self,
         item_ids: Sequence[str],
-        tensors: Mapping[str, NDArray[np.floating]],
+        tensors: Mapping[str, FloatArray],
         *,
         encoder: TextEncoder | None = None,
     ) -> None:
@@ -70,8 +72,10 @@ class ItemEmbeddings:
         vectors = (raw - raw.mean(axis=0)) / max(float(raw.std(axis=0).mean()), 1e-12)
         identity = {"user_mean": np.zeros(raw.shape[1], np.float32), "user_scale": np.ones(1, np.float32)}
         unscaled = cls(item_ids, {"vectors": vectors, "weights": degrees.astype(np.float32) ** -0.5, **identity})
-        users = np.stack([unscaled._user(list(ids), [None] * len(ids)) for ids in sequences.values() if ids])
-        scale = 1.0 / max(float(users.std(axis=0).mean()), 1e-12)
+        histories = [list(dict.fromkeys(ids)) for ids in sequences.values() if ids]
+        users = np.stack([unscaled._user(ids, [None] * len(ids)) for ids in histories])
+        spread = float(users.std(axis=0).mean())
+        scale = 1.0 / spread if spread > MIN_USER_SPREAD else 1.0
         fitted = {"user_mean": users.mean(axis=0), "user_scale": np.full(1, scale, np.float32)}
         return cls(item_ids, {**unscaled._tensors, **fitted})
 
@@ -139,7 +143,7 @@ class ItemEmbeddings:
         return projected
 
     def save(self, folder: Path) -> None:
-        """Write `embeddings.safetensors` and, last, its manifest `embeddings.json`."""
+        """Write `embeddings.safetensors` and, last, its `manifest.json`; the folder should hold nothing else."""
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / TENSORS, _safetensors().numpy.save(self._tensors))
         manifest = {"schema_version": SCHEMA_VERSION, "digest": self.digest, "item_ids": self.item_ids}

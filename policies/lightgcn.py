@@ -6,12 +6,15 @@ sparse CSR product per layer instead of message passing, which is four times fas
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from promptailor.policies.embeddings import ItemEmbeddings
@@ -22,12 +25,31 @@ from promptailor.prompts.llm import TextEncoder
 Edges = NDArray[np.int64]
 """Shape (2, n_edges): user row and item row of each interaction, no edge twice."""
 
-LEARNING_RATE = 5e-3
+LEARNING_RATE = 1e-2
 L2_PENALTY = 1e-4
 BATCH_SIZE = 2048
 INITIAL_SD = 0.1
 NEGATIVE_TRIES = 10
 """Draws of a negative item before one that the user did choose is let through."""
+
+
+class SymmetricProduct(torch.autograd.Function):
+    """The product of a symmetric sparse matrix, which needs no gradient, and a dense one.
+
+    The gradient is the same product again; torch's own rule transposes the CSR matrix each time, six times slower.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, matrix: Tensor, dense: Tensor) -> Tensor:
+        """Return matrix @ dense."""
+        ctx.save_for_backward(matrix)
+        return matrix @ dense
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        """Return the gradient of `dense`."""
+        (matrix,) = ctx.saved_tensors
+        return None, matrix @ gradient
 
 
 class LightGCN(nn.Module):
@@ -46,7 +68,7 @@ class LightGCN(nn.Module):
         layer: Tensor = self.weight
         total = layer
         for _ in range(self.n_layers):
-            layer = self.adjacency @ layer
+            layer = SymmetricProduct.apply(self.adjacency, layer)  # type: ignore[no-untyped-call]
             total = total + layer
         mean = total / (self.n_layers + 1)
         return mean[: self.n_users], mean[self.n_users :]
@@ -58,8 +80,13 @@ def normalised_adjacency(edges: Edges, n_users: int, n_items: int) -> Tensor:
     rows, columns = torch.cat([users, items]), torch.cat([items, users])
     degree = torch.bincount(rows, minlength=n_users + n_items).float()
     values = (degree[rows] * degree[columns]).rsqrt()
-    size = (n_users + n_items,) * 2
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, size).coalesce().to_sparse_csr()
+    order = torch.argsort(rows * (n_users + n_items) + columns)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), degree.long().cumsum(0)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            starts, columns[order], values[order], (n_users + n_items,) * 2, check_invariants=True
+        )
 
 
 def train_item_embeddings(
@@ -69,7 +96,7 @@ def train_item_embeddings(
     encoder: TextEncoder | None = None,
     dimension: int = 64,
     n_layers: int = 3,
-    epochs: int = 40,
+    epochs: int = 20,
     seed: int = 0,
     threads: int = 1,
     on_epoch: Callable[[int, float], None] | None = None,

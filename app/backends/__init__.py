@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl
 
 from langchain.chat_models import init_chat_model
@@ -99,7 +100,8 @@ def _openai(spec: ModelSpec, settings: Settings) -> BaseChatModel:
 def _langchain(spec: ModelSpec, settings: Settings) -> BaseChatModel:
     """Leave every other provider to LangChain."""
     try:
-        return init_chat_model(spec.model, model_provider=spec.provider, max_retries=0, **spec.options)
+        options: dict[str, Any] = {"max_retries": 0, **spec.options}
+        return init_chat_model(spec.model, model_provider=spec.provider, **options)
     except ImportError as error:
         raise SpecError(f"--model {spec}: {error}".replace("\n", " ")) from None
     except ValueError:

@@ -67,13 +67,13 @@ class ModelPort:
 
     def _ask(self, call: ModelCall) -> tuple[StoredResponse, int]:
         messages = [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
-        extra = {"labels": call.labels} if self.reads_labels and call.labels else {}
+        model = self.model.bind(labels=call.labels) if self.reads_labels and call.labels else self.model
         wait = self.retry.first_wait_s
         for attempt in range(1, self.retry.attempts + 1):
             self.budget.reserve()
             self.store.count_request()
             try:
-                answer = self.model.invoke(messages, **extra)
+                answer = model.invoke(messages)
             except PromptailorError:
                 raise
             except Exception as error:  # a vendor's client may raise anything; every kind is retried, then told

@@ -50,10 +50,20 @@ class Example:
     prompt: list[int]
     answer: list[int]
     """Ends with the end token."""
-    labels: list[int] = field(default_factory=list)
-    """The candidates' label tokens, best first; empty where the task is not ranking."""
+    numbers: list[int] = field(default_factory=list)
+    """The candidates' numbers, best first; empty where the task is not ranking."""
     n_ordered: int = 0
-    """How many leading places of `labels` mean something; the rest are in random order."""
+    """How many leading places of `numbers` mean something; the rest are in random order."""
+
+    title_places: list[int] = field(default_factory=list)
+    """Where the tokens of candidates stand in `prompt`; candidates without a token are left out."""
+    fits: list[list[float]] = field(default_factory=list)
+    """How well each of those candidates fits under every strategy, standardised over the candidates."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +72,11 @@ class TitleSequence:
 
     tokens: list[int]
     title_places: list[int]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.tokens)
 
 
 class Corpus:
@@ -142,14 +157,25 @@ class Corpus:
         prompt = assemble(request, spec, self._catalogue, seed=0, refined=self._refined(rng, spec))
         place = {item.item_id: n for n, item in enumerate(prompt.shown, 1)}
         ranked = [place[ids[i]] for i in order]
+        tokens = self._encoder.messages(prompt.messages)
+        places = self._candidate_places(tokens, prompt.shown)
+        fits = self._teachers.fits(shown, [*positives, *negatives])
         output_format = self._catalogue.output_format.sentences[spec.output_format or 0]
         answer = answer_text(output_format, ranked, [prompt.shown[n - 1].title for n in ranked])
         return Example(
-            prompt=self._encoder.messages(prompt.messages),
+            prompt=tokens,
             answer=[*self._encoder.text(answer), self._encoder.end_id],
-            labels=[self._encoder.label_ids[str(n)] for n in ranked],
+            numbers=ranked,
             n_ordered=n_ordered,
+            title_places=[p for p, _ in places],
+            fits=[fits[ids.index(item_id)].tolist() for _, item_id in places],
         )
+
+    def _candidate_places(self, tokens: list[int], shown: Sequence[Item]) -> list[tuple[int, str]]:
+        """Return (place, item id) of the candidates' title tokens; a candidate outside the catalogue has none."""
+        markers = {token: n for n, token in enumerate(self._encoder.marker_ids)}
+        places = ((place, shown[markers[t]]) for place, t in enumerate(tokens) if t in markers)
+        return [(place + 1, item.item_id) for place, item in places if tokens[place + 1] in self._title_ids]
 
     def _user(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self._sequences), p=self._weights))
@@ -272,7 +298,9 @@ class Corpus:
 
 def answer_text(output_format: Sentence, numbers: Sequence[int], titles: Sequence[str]) -> str:
     """Write a ranking the way an output format asks for it."""
-    parts = [f"{n}. {clean_title(t)}" for n, t in zip(numbers, titles, strict=True)] if output_format.titles else numbers
+    parts = (
+        [f"{n}. {clean_title(t)}" for n, t in zip(numbers, titles, strict=True)] if output_format.titles else numbers
+    )
     return (output_format.separator or "\n").join(map(str, parts))
 
 

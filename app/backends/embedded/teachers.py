@@ -14,6 +14,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
+from promptailor.evals.datasets import Dataset
+
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -63,6 +65,13 @@ class Teachers:
             "nearest": self._nearest,
         }
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> Teachers:
+        """Learn from a data set's training sequences; item indices are positions in `dataset.items`."""
+        index = {item_id: i for i, item_id in enumerate(dataset.items)}
+        sequences = [[index[i] for i in sequence] for sequence in dataset.training_sequences().values()]
+        return cls(sequences, [item.categories for item in dataset.items.values()])
+
     @property
     def strategies(self) -> tuple[str, ...]:
         """Every strategy that can be taught."""
@@ -84,6 +93,13 @@ class Teachers:
             return self._popularity(shown, choices)
         return self._rules[strategy](shown, choices)
 
+    def factors(self, size: int) -> Vectors:
+        """Return what is known of each item as vectors of at most `size`: the principal part of all factors."""
+        parts = (self.likeness, self.kinds, self.leaves, self.enters)
+        stacked = np.concatenate([part / part.std() for part in parts], axis=1)
+        left, singular, _ = np.linalg.svd(stacked - stacked.mean(axis=0), full_matrices=False)
+        return np.asarray(left[:, :size] * singular[:size], dtype=np.float32)
+
     def neighbours(self, item: int, n: int) -> list[int]:
         """Return the items most alike to one, itself left out, best first."""
         likeness = self.likeness @ self.likeness[item]
@@ -95,6 +111,11 @@ class Teachers:
         shown = np.asarray(history, dtype=np.int64)
         order = np.argsort(-self._whole_history(shown, shown), kind="stable")
         return [int(i) for i in shown[order[:n]]]
+
+    def fits(self, history: Sequence[int], candidates: Sequence[int]) -> Vectors:
+        """Score candidates under every strategy, standardised: shape (len(candidates), len(strategies))."""
+        scores = [_standardise(self.scores(strategy, history, candidates)) for strategy in self.strategies]
+        return np.stack(scores, axis=1)
 
     def _popularity(self, history: Indices, candidates: Indices) -> Vectors:
         return self.log_popularity[candidates]
@@ -152,7 +173,7 @@ def _factorise(matrix: csr_array) -> tuple[Vectors, Vectors, Vectors]:
     """Truncated SVD: row factors, singular values, column factors, largest first, with a deterministic start."""
     size = min(matrix.shape)
     rank = min(DIMENSION, size - 1)
-    left, singular, right = svds(matrix.astype(np.float64), k=rank, v0=np.ones(size))
+    left, singular, right = svds(matrix, k=rank, v0=np.ones(size, dtype=matrix.dtype))
     order = np.argsort(-singular, kind="stable")
     return (
         left[:, order].astype(np.float32),

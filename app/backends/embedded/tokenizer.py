@@ -99,6 +99,7 @@ class PromptEncoder:
         self.pad_id, self.end_id, *roles = (self._core.token_to_id(token) for token in SPECIAL)
         self._roles = dict(zip(("system", "user", "assistant"), roles, strict=True))
         self.vocab_size = self._core.get_vocab_size()
+        self.marker_ids = [self._core.encode(f"\n{n}. -").ids[0] for n in range(1, MAX_LABEL + 1)]
         self.label_ids = {str(n): self._core.token_to_id(str(n)) for n in range(1, MAX_LABEL + 1)}
 
     def text(self, text: str) -> list[int]:

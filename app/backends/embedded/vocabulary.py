@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from promptailor.app.backends.embedded.tasks import Tasks
 from promptailor.app.backends.embedded.tokenizer import Vocabulary, collect_words, unique_lines
@@ -15,12 +15,13 @@ def prompt_words(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, 
     return collect_words(_texts(catalogue, tasks, domain))
 
 
-def data_vocabulary(words: tuple[str, ...], dataset: Dataset, catalogue: Catalogue) -> Vocabulary:
-    """Add what the data set says: category words, titles and profile lines."""
-    categories = collect_words(
-        text for item in dataset.items.values() for kind in item.categories for text in (kind, f" {kind}")
-    )
-    titles = (item.title for item in dataset.items.values())
+def data_vocabulary(
+    words: Sequence[str], item_ids: Sequence[str], dataset: Dataset, catalogue: Catalogue
+) -> Vocabulary:
+    """Add what the data set says to the prompts' own words: category words, the items' titles, and profile lines."""
+    items = [dataset.items[item_id] for item_id in item_ids]
+    categories = collect_words(text for item in items for kind in item.categories for text in (kind, f" {kind}"))
+    titles = (item.title for item in items)
     field_texts = catalogue.user_profile.field_texts
     profile_lines = sorted(
         {
@@ -30,9 +31,7 @@ def data_vocabulary(words: tuple[str, ...], dataset: Dataset, catalogue: Catalog
             if (value := getattr(profile, field, None))
         }
     )
-    return Vocabulary(
-        words=tuple(dict.fromkeys((*words, *categories))), lines=unique_lines((*titles, *profile_lines))
-    )
+    return Vocabulary(words=tuple(dict.fromkeys((*words, *categories))), lines=unique_lines((*titles, *profile_lines)))
 
 
 def _texts(catalogue: Catalogue, tasks: Tasks, domain: str) -> Iterator[str]:

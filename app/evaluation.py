@@ -1,0 +1,203 @@
+"""`promptailor evaluate`: the same test users for every method, a run folder, a report with a verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from promptailor.app.backends.budget import Budget
+from promptailor.app.commit import current_commit
+from promptailor.app.headroom import measure_headroom
+from promptailor.app.methods import SEARCHES, MethodSpec, build_methods, calls_model, parse_methods
+from promptailor.app.progress import progress_bar
+from promptailor.app.settings import Settings
+from promptailor.app.training import TrainConfig, run_training_job
+from promptailor.app.wiring import Workspace, open_store
+from promptailor.evals.baselines.registry import null_controls
+from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve
+from promptailor.evals.runner import evaluate
+from promptailor.prompts.errors import InputError
+from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, load_catalogue
+
+_REPORTED_PACKAGES = ("promptailor", "langgraph", "langchain-core", "torch", "transformers", "numpy", "scipy")
+
+
+class EvaluateConfig(BaseModel):
+    """Everything an evaluation depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: str
+    dataset: str
+    model: str | None = None
+    refiner: str | None = None
+    users: str = "all"
+    n_candidates: int = 10
+    seed: int = 0
+    budget: str | None = None
+    decompose: int = 0
+    catalogue: Path | None = None
+    search_calls: int = 3_000
+    """Calls of a search that is run on the spot."""
+
+
+class Evaluation(BaseModel):
+    """An evaluation's findings, and where they lie."""
+
+    folder: Path
+    complete: bool
+    report: EvalReport
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table of methods and say the verdicts."""
+        measures = ("ndcg@1", "ndcg@5", "ndcg@10", "mrr@10", "hr@5")
+        table = Table("method", *measures, "calls/user", "invalid", "s", box=None, header_style="bold")
+        for name, result in {**self.report.methods, **self.report.controls}.items():
+            cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in (result.measures[m] for m in measures)]
+            calls = result.llm_calls / max(1, result.n_users)
+            style = "" if name in self.report.methods else "dim"
+            table.add_row(
+                name, *cells, f"{calls:.1f}", f"{result.invalid_rate:.1%}", f"{result.seconds:.0f}", style=style
+            )
+        yield table
+        yield from self.report.verdicts
+        if self.report.incomplete:
+            yield f"incomplete: {self.report.incomplete}"
+        yield f"report: {self.folder / 'report.html'}"
+
+
+def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evaluation:
+    """Evaluate methods on test users and write the run's folder.
+
+    Raises:
+        InputError: unknown names, users that were trained on, a folder that holds another run.
+    """
+    specs = parse_methods(config.methods)
+    needs_model = calls_model(specs)
+    store = open_store(out)
+    workspace = Workspace(
+        settings=Settings(),
+        dataset_name=config.dataset,
+        model=config.model if needs_model or config.dataset == "planted" else None,
+        refiner=(config.refiner or config.model) if any(s.name == "rpp+" for s in specs) else None,
+        seed=config.seed,
+        catalogue=load_catalogue(config.catalogue),
+        store=store,
+        budget=Budget.parse(config.budget, used=store.requests),
+    )
+    specs = [_searched(spec, config, out, resume=resume) for spec in specs]
+    cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
+    methods = build_methods(specs, workspace, config.seed)
+    info = RunInfo(
+        environment=_environment(config, workspace),
+        validation_users=workspace.split.validation,
+        comparisons=planned_comparisons(specs),
+        action_names=action_names(workspace.catalogue),
+        decomposition=measure_headroom(workspace, methods, cases, config.decompose, config.seed),
+        learning_curves=_learning_curves(specs),
+    )
+    with progress_bar("evaluating", len(cases) * len(methods)) as advance:
+        report = evaluate(
+            cases,
+            methods,
+            null_controls(workspace.dataset, methods, cases, seed=config.seed),
+            out,
+            seed=config.seed,
+            info=info,
+            progress=_Advance(advance),
+            resume=resume,
+        )
+    return Evaluation(folder=out, complete=report.incomplete is None, report=report)
+
+
+class _Advance:
+    """Turns the runner's running totals into steps of a progress bar."""
+
+    def __init__(self, advance: object) -> None:
+        self._advance, self._done = advance, dict[str, int]()
+
+    def __call__(self, method: str, done: int, total: int) -> None:
+        """Move the bar by what is new."""
+        assert callable(self._advance)
+        self._advance(done - self._done.get(method, 0))
+        self._done[method] = done
+
+
+def planned_comparisons(specs: Sequence[MethodSpec]) -> tuple[tuple[str, str], ...] | None:
+    """Pairs decided before the run: every learned per-user policy against the best single prompt, at its fusion."""
+    labels = [spec.label for spec in specs]
+    single = next((name for name in ("enumeration", "manual") if name in labels), None)
+    if single is None:
+        return None
+    pairs = [(s.label, single) for s in specs if s.name in ("rpp", "rpp+", "bandit") and not s.serving]
+    fused = next((s.label for s in specs if s.name == single and s.serving), None)
+    pairs += [(s.label, fused or single) for s in specs if s.name in ("rpp", "rpp+", "bandit") and s.serving]
+    return tuple(pairs) or None
+
+
+def action_names(catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
+    """What each pattern's actions are called in plots."""
+    names = {pattern: tuple(s.id for s in catalogue.sentences(pattern)) for pattern in SENTENCE_PATTERNS}
+    return {**names, "history_records": tuple(f"+{n}" for n in catalogue.history_records.increments)}
+
+
+def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, *, resume: bool) -> MethodSpec:
+    """Search a best prompt on training users where the method string names no folder."""
+    if spec.folder is not None or spec.name not in SEARCHES:
+        return spec
+    assert config.model is not None, "a search needs a model; checked by the workspace"
+    folder = out / "searched" / spec.name
+    train = TrainConfig(
+        policy=spec.name,
+        dataset=config.dataset,
+        model=config.model,
+        seed=config.seed,
+        n_candidates=config.n_candidates,
+        calls=config.search_calls,
+        catalogue=config.catalogue,
+    )
+    run_training_job(train, folder, resume=resume or folder.exists())
+    return MethodSpec(name=spec.name, label=spec.label, folder=folder, serving=spec.serving)
+
+
+def _test_users(workspace: Workspace, users: str) -> tuple[str, ...]:
+    test = workspace.split.test
+    if users == "all":
+        return test
+    if not users.isdigit() or not 0 < int(users) <= len(test):
+        raise InputError(f"--users {users!r}: write all, or a number from 1 to {len(test)} (the test users there are)")
+    return test[: int(users)]
+
+
+def _learning_curves(specs: Sequence[MethodSpec]) -> dict[str, tuple[object, ...]]:
+    logs = {s.label: s.folder / "training.jsonl" for s in specs if s.folder is not None and not s.serving}
+    return {label: read_learning_curve(path) for label, path in logs.items() if path.is_file()}
+
+
+def _environment(config: EvaluateConfig, workspace: Workspace) -> Environment:
+    return Environment(
+        command=" ".join(["promptailor", *sys.argv[1:]]),
+        commit=current_commit(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=workspace.model,
+        dataset=workspace.dataset.name,
+        dataset_digest=workspace.dataset.digest,
+        catalogue_digest=workspace.catalogue.digest,
+        seed=config.seed,
+        versions={name: found for name in _REPORTED_PACKAGES if (found := _version(name))},
+        settings={"n_candidates": config.n_candidates, "refiner": workspace.refiner},
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

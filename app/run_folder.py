@@ -1,0 +1,66 @@
+"""The folder of a training run: its settings, its answers, its log, its policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from promptailor.evals.records import write_text
+from promptailor.graph.train import Update
+from promptailor.policies.base import PromptPolicy
+from promptailor.policies.checkpoint import PolicyManifest, save_policy
+from promptailor.prompts.errors import InputError
+
+POLICY = "policy"
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """A training run on disk: `config.json`, `responses.sqlite`, `training.jsonl`, `policy/`."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> TrainingFolder:
+        """Start a run, or go on with one.
+
+        Raises:
+            InputError: the folder holds a run and `resume` is off, or holds a run with other settings.
+        """
+        stored = path / "config.json"
+        if stored.exists():
+            if not resume:
+                raise InputError(f"--out {path}: already holds a run; pass --resume to go on, or name another folder")
+            was = json.loads(stored.read_text("utf-8"))
+            if different := sorted(k for k in was.keys() | config.keys() if was.get(k) != config.get(k)):
+                key = different[0]
+                raise InputError(
+                    f"--resume {path}: {key} was {was.get(key)!r} and is {config.get(key)!r}; settings must match"
+                )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(stored, json.dumps(config, indent=2) + "\n")
+            (path / "training.jsonl").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {path}: {error.strerror}; name a folder that can be written") from None
+        return cls(path)
+
+    def log(self, update: Update, validation: float | None) -> None:
+        """Append one update to `training.jsonl`; a resumed run writes the whole log again, from its replay."""
+        row = {
+            "update": update.number,
+            "epoch": update.epoch,
+            "calls": update.calls,
+            "mean_reward": update.stats.mean_reward,
+            "validation": validation,
+            **{k: v for k, v in asdict(update.stats).items() if k != "mean_reward"},
+        }
+        with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save_policy(self, policy: PromptPolicy, manifest: PolicyManifest) -> None:
+        """Save a policy, whole or not at all."""
+        save_policy(self.path / POLICY, policy, manifest)
