@@ -241,6 +241,9 @@ def _print(result: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; an error is one line with its fix, and exit code 2."""
+    # One OpenMP thread, before anything imports torch: small models on busy cores are many times slower with more.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from promptailor.prompts.errors import PromptailorError
 
     try:

@@ -12,14 +12,16 @@ from promptailor.evals.records import write_text
 from promptailor.graph.train import Update
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest, save_policy
+from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.prompts.errors import InputError
 
 POLICY = "policy"
+EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """A training run on disk: `config.json`, `responses.sqlite`, `training.jsonl`, `policy/`."""
+    """A training run on disk: `config.json`, `responses.sqlite`, `training.jsonl`, `policy/`, `embeddings/`."""
 
     path: Path
 
@@ -61,6 +63,7 @@ class TrainingFolder:
         with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save_policy(self, policy: PromptPolicy, manifest: PolicyManifest) -> None:
-        """Save a policy, whole or not at all."""
+    def save_policy(self, policy: PromptPolicy, manifest: PolicyManifest, embeddings: ItemEmbeddings) -> None:
+        """Save a policy, whole or not at all, beside the embeddings it reads, so that serving needs no data set."""
+        embeddings.save(self.path / EMBEDDINGS)
         save_policy(self.path / POLICY, policy, manifest)

@@ -118,6 +118,7 @@ class Job:
                 stopped=stopped,
                 calls=user_steps,
             ),
+            workspace.embeddings,
         )
 
     def finish(self, stopped: Stopped, n_steps: int, reward: float | None, user_steps: int) -> TrainSummary:

@@ -12,19 +12,19 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.encoder import SentenceEncoder
-from promptailor.app.run_folder import POLICY
+from promptailor.app.run_folder import EMBEDDINGS, POLICY
 from promptailor.app.settings import Settings
 from promptailor.evals.datasets import Dataset, load_dataset, load_spec
 from promptailor.evals.planted import PlantedWorld, planted_world
 from promptailor.evals.protocol import UserSplit, make_cases, split_users
 from promptailor.evals.types import EvalCase
 from promptailor.graph.build import RankGraph, build_rank_graph
-from promptailor.graph.resources import Resources
+from promptailor.graph.resources import DEFAULT_DOMAIN, Resources
 from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import load_policy
 from promptailor.policies.embeddings import ItemEmbeddings
-from promptailor.policies.manual import ManualPolicy
+from promptailor.policies.manual import manual_policy
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
@@ -38,7 +38,8 @@ class Workspace:
     """One data set, one pair of models, and what both share."""
 
     settings: Settings
-    dataset_name: str
+    dataset_name: str | None
+    """None where only requests that carry their titles are served."""
     model: str | None
     """The recommender's spec; None where no method calls an LLM."""
     refiner: str | None = None
@@ -60,6 +61,8 @@ class Workspace:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, loaded and checked."""
+        if self.dataset_name is None:
+            raise SpecError("--dataset: this needs a data set; name one, such as ml-100k")
         if self.world is not None:
             return self.world.dataset(PLANTED_USERS, self.seed)
         return load_dataset(load_spec(self.dataset_name), self.settings.data_dir)
@@ -113,9 +116,12 @@ class Workspace:
         )
 
     def load_policy(self, run: Path) -> PromptPolicy:
-        """Load the policy of a training run; it must fit this workspace's catalogue and data set."""
+        """Load the policy of a training run with the embeddings it was trained on; the catalogue must be its own."""
         return load_policy(
-            run / POLICY, catalogue=self.catalogue, embeddings=lambda: self.embeddings, encoder=lambda: self.encoder
+            run / POLICY,
+            catalogue=self.catalogue,
+            embeddings=lambda: ItemEmbeddings.load(run / EMBEDDINGS, encoder=self.encoder),
+            encoder=self.encoder,
         )
 
     def resources(self, policies: Mapping[str, PromptPolicy] | None = None) -> Resources:
@@ -125,9 +131,9 @@ class Workspace:
             recommender=self.recommender,
             refiner=self.refiner_port,
             encoder=self.encoder if self.refiner else None,
-            policies={"manual": ManualPolicy(self.catalogue), **(policies or {})},
-            items=self.dataset.items,
-            domain=self.dataset.domain,
+            policies={"manual": manual_policy(self.catalogue), **(policies or {})},
+            items=self.dataset.items if self.dataset_name else {},
+            domain=self.dataset.domain if self.dataset_name else DEFAULT_DOMAIN,
         )
 
     def graph(self, policies: Mapping[str, PromptPolicy] | None = None, *, training: bool = False) -> RankGraph:

@@ -109,7 +109,7 @@ def decompose(matrices: RewardMatrices, *, seed: int) -> Decomposition:
         ("policy", "best_single"),
         ("oracle_corrected", "best_single"),
     ]
-    gains = compare(scores, steps, key=(seed, "decomposition"))
+    gains = compare(scores, steps, key=(seed, "decomposition"), planned=True)
     return Decomposition(
         **{name: estimate(values, key=(seed, "decomposition", "means")) for name, values in scores.items()},
         share_of_headroom=_share(scores, gains[-1], seed),

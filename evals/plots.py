@@ -141,13 +141,13 @@ def sentence_shares(shares: Mapping[str, Sequence[SentenceShare]], name: str) ->
         figure, panels = _panels(
             len(shares), columns=2, height=0.5 + 0.22 * sum(heights) / len(heights), ratios=heights
         )
-        for axes, (pattern, rows) in zip(panels, shares.items(), strict=True):
+        for place, (axes, (pattern, rows)) in enumerate(zip(panels, shares.items(), strict=True)):
             total = sum(row.n_users for row in rows)
             axes.barh(range(len(rows)), [row.n_users / total for row in rows], color=ACCENT, alpha=0.65, height=0.7)
-            for place, row in enumerate(rows):
+            for line, row in enumerate(rows):
                 text = f"{row.n_users / total:.0%}"
-                axes.annotate(text, (row.n_users / total, place), (4, 0), textcoords="offset points", va="center")
-            _rows(axes, [_short(row.label, 26) for row in rows])
+                axes.annotate(text, (row.n_users / total, line), (4, 0), textcoords="offset points", va="center")
+            _rows(axes, [_short(row.label, 26) for row in rows], room=heights[place // 2])
             axes.set(xlim=(0, 1.15), xticks=())
             axes.set_title(pattern.replace("_", " "))
         return _svg(figure, f"shares-{name}", "Share of users per sentence")
@@ -182,6 +182,7 @@ def _panels(
     count: int, *, columns: int, height: float, ratios: Sequence[float] | None = None
 ) -> tuple[Figure, list[Axes]]:
     """Make a grid of `count` panels; `height` is inches per row of the grid, in the mean where `ratios` differ."""
+    columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, height_ratios=ratios).flat)
@@ -190,10 +191,10 @@ def _panels(
     return figure, panels[:count]
 
 
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Name the rows of a chart that lists things, first one on top."""
+def _rows(axes: Axes, labels: Sequence[str], *, room: int | None = None) -> None:
+    """Name the rows of a chart that lists things, first one on top; `room` is for how many, where there are fewer."""
     axes.set_yticks(range(len(labels)), [_short(label, 52) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_ylim((room or len(labels)) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
 

@@ -138,7 +138,7 @@ def _results(results: Mapping[str, MethodResult]) -> str:
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
-    head = ["a", "b", f"a − b in {PRIMARY.upper()}", "p", "p (Holm)", "smallest detectable"]
+    head = ["a", "b", f"a − b in {PRIMARY.upper()}", "p", "p (Holm)", "smallest detectable", "planned"]
     rows = [
         [
             c.a,
@@ -147,6 +147,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
             f"{c.p:.2g}",
             f"{c.p_holm:.2g}",
             "" if c.mde is None else f"{c.mde:.3f}",
+            "yes" if c.planned else "no",
         ]
         for c in comparisons
     ]

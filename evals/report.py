@@ -136,10 +136,12 @@ class EvalReport(Model):
     environment: Environment
 
     @property
-    def against_references(self) -> tuple[Comparison, ...]:
-        """The comparisons that matter most: with the best single prompt, then with popularity."""
-        against = [reference for reference in (best_single_prompt(self.methods), "popularity") if reference]
-        return tuple(c for reference in against for c in self.paired if c.b == reference)
+    def headlines(self) -> tuple[Comparison, ...]:
+        """The planned comparisons; where none was planned, those with the best single prompt, then with popularity."""
+        if planned := tuple(c for c in self.paired if c.planned):
+            return planned
+        references = (best_single_prompt(self.methods), "popularity")
+        return tuple(c for reference in references for c in self.paired if c.b == reference)
 
 
 def best_single_prompt(methods: Iterable[str]) -> str | None:
@@ -154,7 +156,7 @@ class RunInfo(Model):
     validation_users: tuple[str, ...] = ()
     warm_users: tuple[str, ...] = ()
     comparisons: tuple[tuple[str, str], ...] | None = None
-    """Pairs (a, b) planned before the run; None compares every method with every other."""
+    """Pairs (a, b) planned before the run, which verdicts are then about; all others are compared as well."""
     action_names: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Per pattern, what each action is called in plots."""
     decomposition: Decomposition | None = None

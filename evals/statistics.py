@@ -7,7 +7,7 @@ seeded by `key`, so a report made twice from the same records is the same report
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +48,11 @@ class Comparison(Model):
     p: float
     """Two-sided paired permutation test."""
     p_holm: float
-    """The same, corrected for every comparison of its list."""
+    """The same, corrected for every comparison of its family."""
     mde: float | None
     """Smallest true difference that this run would have shown with 80 % power at alpha = .05; None for one user."""
+    planned: bool = False
+    """Whether it was named before the run: planned comparisons are a family of their own, all others another."""
 
 
 def generator(*key: str | int) -> np.random.Generator:
@@ -133,13 +135,16 @@ def minimum_detectable_effect(differences: Array) -> float | None:
     return z * float(np.std(differences, ddof=1)) / float(np.sqrt(len(differences)))
 
 
-def compare(scores: dict[str, Array], pairs: Sequence[tuple[str, str]], *, key: Key) -> list[Comparison]:
+def compare(
+    scores: Mapping[str, Array], pairs: Sequence[tuple[str, str]], *, key: Key, planned: bool = False
+) -> list[Comparison]:
     """Compare methods pairwise on the same users.
 
     Args:
         scores: one score per user for each method, shape (n_users,), users in the same order.
         pairs: names (a, b); each is reported as a minus b, and Holm's correction is over all of them.
         key: what seeds the resampling.
+        planned: whether these pairs were named before the run.
     """
     if not pairs:
         return []
@@ -156,6 +161,7 @@ def compare(scores: dict[str, Array], pairs: Sequence[tuple[str, str]], *, key: 
             p=p,
             p_holm=p_holm,
             mde=minimum_detectable_effect(differences[:, column]),
+            planned=planned,
         )
         for column, ((a, b), interval, p, p_holm) in enumerate(
             zip(pairs, intervals, p_values, holm(p_values), strict=True)

@@ -19,7 +19,7 @@ from promptailor.evals.report import (
     SlotScore,
     Split,
 )
-from promptailor.evals.statistics import ALPHA, POWER, Comparison, compare, estimate, estimates
+from promptailor.evals.statistics import ALPHA, POWER, Array, Comparison, compare, estimate, estimates
 
 REFERENCES = ("identity", "random", "popularity", "manual", "enumeration")
 """Methods that others are measured against, the strongest last; a comparison is "later minus earlier"."""
@@ -49,8 +49,7 @@ def summarise(
     first = next(iter(records.values()), ())
     scores = {name: np.array([row.metrics[metrics.PRIMARY] for row in rows]) for name, rows in records.items()}
     results = {name: _result(rows, seconds[name], seed) for name, rows in records.items()}
-    pairs = info.comparisons if info.comparisons is not None else _all_pairs(list(records))
-    paired = compare(scores, [(a, b) for a, b in pairs if a in scores and b in scores], key=(seed, "paired"))
+    paired = _compare_all(scores, info.comparisons or (), seed)
     report = EvalReport(
         incomplete=incomplete,
         methods=results,
@@ -92,7 +91,8 @@ def _verdicts(report: EvalReport) -> list[str]:
     personal = [
         c.model_copy(update={"b": "the best single prompt"}) for c in gains if (c.a, c.b) == ("policy", "best_single")
     ]
-    return [verdict(c) for c in (*personal, *(c for c in report.against_references if report.methods[c.a].llm_calls))]
+    judged = (c for c in report.headlines if c.planned or report.methods[c.a].llm_calls)
+    return [verdict(c) for c in (*personal, *judged)]
 
 
 def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResult:
@@ -108,9 +108,16 @@ def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResu
     )
 
 
-def _all_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    order = sorted(names, key=lambda name: REFERENCES.index(name) if name in REFERENCES else len(REFERENCES))
-    return [(later, earlier) for earlier, later in combinations(order, 2)]
+def _compare_all(scores: Mapping[str, Array], planned: Sequence[tuple[str, str]], seed: int) -> list[Comparison]:
+    """Compare every method with every other, the planned pairs first and as a family of their own."""
+    order = sorted(scores, key=lambda name: REFERENCES.index(name) if name in REFERENCES else len(REFERENCES))
+    chosen = [(a, b) for a, b in planned if a in scores and b in scores]
+    named = {frozenset(pair) for pair in chosen}
+    rest = [(later, earlier) for earlier, later in combinations(order, 2) if frozenset((later, earlier)) not in named]
+    return [
+        *compare(scores, chosen, key=(seed, "planned"), planned=True),
+        *compare(scores, rest, key=(seed, "paired")),
+    ]
 
 
 def _slot_profile(rows: Sequence[UserRecord], seed: int) -> SlotProfile:

@@ -12,6 +12,10 @@ from promptailor.prompts.llm import ChatPort, TextEncoder
 from promptailor.prompts.patterns import Catalogue
 
 
+DEFAULT_DOMAIN = "neutral"
+"""Word list of requests that name no domain, where no data set does either."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """Models, policies and catalogues, made once and shared by every run of a graph."""
@@ -25,7 +29,7 @@ class Resources:
     """Judges whether a refined sentence kept its meaning."""
     items: Mapping[str, Item] = field(default_factory=dict)
     """The item catalogue that bare ids are looked up in."""
-    domain: str = "neutral"
+    domain: str = DEFAULT_DOMAIN
     """Word list of requests that name none."""
     fusion_weights: tuple[float, ...] = ()
     """One weight per step for `fusion="weighted"`, learned on training users."""

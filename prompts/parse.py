@@ -28,9 +28,8 @@ MAX_ANSWER_LENGTH = 60_000
 
 _NUMBERS_ONLY = re.compile(r"[\d\s,>]*")
 _DIGITS = re.compile(r"\d+")
-_HEADING = re.compile(r"#.*|.*:\W*|```.*|[-=*_]{3,}")
 _JSON_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
-_JSON_OBJECT = re.compile(r'\{\s*"\w+"\s*:[^{}]*\}')
+_JSON_OBJECT = re.compile(r'(?:^|[\[,:])[^\S\n]{0,99}(\{\s*"\w+"\s*:[^{}]*\})', re.MULTILINE)
 _JSON_ARRAY = re.compile(r'"\w+"\s*:\s*\[|\]\s*[,}]')
 _JSON_KEY = re.compile(r'"\w+"\s*:\s*(?:\d+\.\d+)?')
 
@@ -116,7 +115,7 @@ def _ends(text: str) -> str:
 
 def _object_line(match: re.Match[str]) -> str:
     """Write the values of a JSON object on one line, and each array of it on its own, to be read like any other."""
-    line = " ".join(match[0].split())
+    line = " ".join(match[1].split())
     return "\n" + _JSON_KEY.sub(" ", _JSON_ARRAY.sub("\n", line)) + "\n"
 
 
@@ -126,7 +125,7 @@ def _blocks(folded: str, reader: LineReader) -> Iterator[list[Entry]]:
     for line in folded.splitlines():
         line = line.strip()
         entries = reader.read(line) if line else []
-        if not entries and _HEADING.fullmatch(line):
+        if not entries and _is_heading(line):
             yield block
             block = []
         for run in entries:
@@ -143,6 +142,10 @@ def _blocks(folded: str, reader: LineReader) -> Iterator[list[Entry]]:
     yield block
 
 
+def _is_heading(line: str) -> bool:
+    return line.startswith(("#", "```")) or line.rstrip("*_` ").endswith(":") or (line != "" and not line.strip("-=*_"))
+
+
 def _rankings(blocks: Iterator[list[Entry]], n_shown: int) -> list[_Ranking]:
     """Resolve blocks; neighbours that share no candidate are parts of one list ("likely: ... less likely: ...").
 
@@ -155,7 +158,7 @@ def _rankings(blocks: Iterator[list[Entry]], n_shown: int) -> list[_Ranking]:
         for options in _options(block, n_shown):
             ranking.add(options)
         if not ranking.order:
-            nameless.append(ranking)
+            nameless += [ranking] if ranking.n_unknown else []
         elif rankings and not set(rankings[-1].order) & set(ranking.order):
             rankings[-1].extend(ranking)
         else:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from implicit.bpr import BayesianPersonalizedRanking
 from scipy import sparse
 
 from promptailor.evals.baselines.base import ItemScorer, Sequences
 from promptailor.prompts.domain import RankRequest
+from promptailor.prompts.errors import MissingExtraError
 
 
 class BPR(ItemScorer):
@@ -19,6 +19,10 @@ class BPR(ItemScorer):
     name = "bpr"
 
     def __init__(self, sequences: Sequences, *, seed: int, factors: int = 64, iterations: int = 100) -> None:
+        try:  # an extra, and the package's other baselines do without it
+            from implicit.bpr import BayesianPersonalizedRanking  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingExtraError("bpr", "baselines") from error
         self._users = {user: row for row, user in enumerate(sequences)}
         self._items = {item: i for i, item in enumerate(dict.fromkeys(i for s in sequences.values() for i in s))}
         pairs = [(self._users[user], self._items[i]) for user, s in sequences.items() for i in dict.fromkeys(s)]

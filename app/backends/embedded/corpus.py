@@ -245,7 +245,8 @@ class Corpus:
         pattern = _pick(rng, SENTENCE_PATTERNS)
         sentence, _ = self._variants(pattern, _pick(rng, self._catalogue.sentences(pattern)))
         words = [*sentence.split(), *_pick(rng, self._items).title.split(), str(rng.integers(1, 21))]
-        return " ".join(_pick(rng, words) for _ in range(int(rng.integers(1, 7))))
+        title = " ".join(_pick(rng, words) for _ in range(int(rng.integers(1, 7))))
+        return title if self._encoder.title_id(title) is None else f"{title} {title}"
 
     def _refine(self, rng: np.random.Generator) -> Example:
         pattern = _pick(rng, SENTENCE_PATTERNS)

@@ -112,7 +112,7 @@ def test_the_json_has_what_programs_rely_on(folder: Path) -> None:
         assert {"n_users", "llm_calls", "invalid_rate", "seconds"} <= set(result)
     parts = ("best_single", "per_segment", "policy", "oracle", "oracle_corrected", "share_of_headroom")
     assert all(set(found["decomposition"][part]) == {"mean", "low", "high"} for part in parts)
-    assert set(found["paired"][0]) == {"a", "b", "difference", "low", "high", "p", "p_holm", "mde"}
+    assert set(found["paired"][0]) == {"a", "b", "difference", "low", "high", "p", "p_holm", "mde", "planned"}
     assert found["split"]["train_users"] == ["t1"]
     assert found["split"]["validation_users"] == ["v1", "v2"]
     assert len(found["split"]["test_users"]) == 100
@@ -151,13 +151,29 @@ def test_every_pair_of_methods_is_compared_once_with_references_subtracted(repor
     assert report.verdicts[1].startswith(f"{HOSTILE} minus manual: ")
 
 
+def test_planned_comparisons_are_a_family_of_their_own(
+    tmp_path: Path, make_cases: Callable[..., list[EvalCase]], scripted: Any
+) -> None:
+    methods = [Identity(), Random(0), scripted("manual", 0.4), scripted("rpp", 0.5), scripted("rpp@paper", 0.45)]
+    planned = (("rpp", "rpp@paper"), ("rpp", "absent"))
+    report = evaluate(make_cases(60), methods, [], tmp_path, seed=0, info=RunInfo(comparisons=planned))
+    first, *rest = report.paired
+    assert (first.a, first.b, first.planned) == ("rpp", "rpp@paper", True)
+    assert first.p_holm == first.p  # one comparison, nothing to correct for
+    assert len(rest) == 9
+    assert not any(c.planned for c in rest)
+    assert report.headlines == (first,)
+    assert report.verdicts == (verdict(first),)
+
+
 @pytest.mark.parametrize(
     ("difference", "p_holm", "ending"),
     [
         (
             0.003,
             1.0,
-            "(1 after Holm's correction): no gain shown; the smallest gain this run could have shown (80 % power) is 0.020.",
+            "(1 after Holm's correction): no gain shown;"
+            " the smallest gain this run could have shown (80 % power) is 0.020.",
         ),
         (0.05, 0.01, "(0.01 after Holm's correction): a gain is shown."),
         (-0.05, 0.01, "(0.01 after Holm's correction): a loss is shown."),
@@ -244,16 +260,18 @@ def test_a_missing_or_damaged_report_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"report.json does not exist; give the folder"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text('{"methods": 3}')
-    with pytest.raises(InputError, match="report.json: methods"):
+    with pytest.raises(InputError, match=r"report\.json: methods"):
         read_report(tmp_path)
 
 
 def test_a_learning_curve_is_read_from_training_rows(tmp_path: Path) -> None:
     path = tmp_path / "training.jsonl"
-    path.write_text(
-        '{"epoch": 0, "calls": 5, "mean_reward": 0.4, "entropy": 1.1}\n{"epoch": 1, "calls": 9, "mean_reward": 0.5, "validation": 0.6}\n'
-    )
+    rows = [
+        {"epoch": 0, "calls": 5, "mean_reward": 0.4, "entropy": 1.1},
+        {"epoch": 1, "calls": 9, "mean_reward": 0.5, "validation": 0.6},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [(p.calls, p.validation) for p in read_learning_curve(path)] == [(5, None), (9, 0.6)]
     path.write_text('{"epoch": 0}\n')
-    with pytest.raises(InputError, match="training.jsonl"):
+    with pytest.raises(InputError, match=r"training\.jsonl"):
         read_learning_curve(path)

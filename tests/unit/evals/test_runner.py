@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptailor.evals import render
+from promptailor.evals import render, statistics
 from promptailor.evals.baselines.base import Method, RankedUser
 from promptailor.evals.baselines.order import Identity, Random
 from promptailor.evals.controls import SwappedHistory
@@ -28,9 +28,10 @@ CHANCE = sum(1 / math.log2(place + 2) for place in range(10)) / 10
 
 
 @pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are drawn in `test_report.py`; here they would cost most of the time."""
+def quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages and intervals have tests of their own; here they would cost most of the time."""
     monkeypatch.setattr(render, "to_html", lambda report: "<html>")
+    monkeypatch.setattr(statistics, "N_BOOTSTRAP", 300)
 
 
 def rows_of(folder: Path, name: str = "per_user.jsonl") -> list[dict[str, Any]]:
@@ -61,7 +62,7 @@ def test_figures_follow_from_the_records(tmp_path: Path, make_cases: MakeCases, 
         assert result.primary.mean == pytest.approx(sum(gains) / 200)
         assert result.primary.low < result.primary.mean < result.primary.high
         spread = 1.96 * np.std(gains) / math.sqrt(200)
-        assert result.primary.high - result.primary.low == pytest.approx(2 * spread, rel=0.15)
+        assert result.primary.high - result.primary.low == pytest.approx(2 * spread, rel=0.25)
         assert result.measures["hr@1"].mean == pytest.approx(sum(gain == 1 for gain in gains) / 200)
         assert result.n_users == 200
         assert result.llm_calls == (0 if name == "identity" else 200)

@@ -1,0 +1,118 @@
+"""Training runs as a user starts, kills, resumes and evaluates them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PROMPTAILOR = str(Path(sys.executable).with_name("promptailor"))
+TRAIN = ["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--users", "40", "--calls", "1100"]
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([PROMPTAILOR, *arguments], capture_output=True, text=True, env=environment, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Return a digest of everything a training run leaves behind, except when it happened."""
+    files = [folder / "training.jsonl", *sorted(p for p in (folder / "policy").rglob("*") if p.is_file())]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.mark.parametrize("policy", ["rpp", "bandit", "enumeration"])
+def test_a_run_killed_at_random_points_and_resumed_equals_the_unbroken_run(tmp_path: Path, policy: str) -> None:
+    train = [*TRAIN]
+    train[2] = policy
+    whole = json.loads(run(*train, "--out", str(tmp_path / "whole"), "--json").stdout)
+    rng, broken = random.Random(policy), tmp_path / "broken"
+    for _ in range(3):
+        process = subprocess.Popen(
+            [PROMPTAILOR, *train, "--out", str(broken), *(["--resume"] if broken.exists() else [])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )
+        time.sleep(rng.uniform(2.0, 7.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = json.loads(run(*train, "--out", str(broken), *(["--resume"] if broken.exists() else []), "--json").stdout)
+    assert fingerprint(broken) == fingerprint(tmp_path / "whole")
+    assert {k: v for k, v in resumed.items() if k != "folder"} == {k: v for k, v in whole.items() if k != "folder"}
+
+
+def test_a_budget_stops_training_with_a_usable_policy(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    summary = json.loads(run(*TRAIN, "--budget", "calls=150", "--out", str(out), "--json").stdout)
+    assert summary["stopped"] == "budget"
+    assert summary["llm_requests"] <= 150
+    assert json.loads((out / "policy" / "manifest.json").read_text())["stopped"] == "budget"
+    evaluated = run(
+        "evaluate", "--dataset", "planted", "--model", "planted:1", "--methods", f"random,manual,rpp={out}",
+        "--users", "30", "--out", str(tmp_path / "evaluate"), "--json",
+    )  # fmt: skip
+    report = json.loads(evaluated.stdout)["report"]
+    assert set(report["methods"]) == {"random", "manual", "rpp"}
+
+
+def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "evaluate"
+    command = ["evaluate", "--dataset", "planted", "--model", "planted:1", "--methods", "identity,manual", "--users", "150"]
+    short = run(*command, "--budget", "calls=70", "--out", str(out), check=False)
+    assert short.returncode == 3, short.stderr
+    assert json.loads((out / "report.json").read_text())["incomplete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--policy", "nope"], "--policy 'nope': unknown; there are rpp"),
+        (["train", "--policy", "rpp", "--dataset", "nope"], "nope"),
+        (["train", "--policy", "rpp", "--dataset", "planted", "--model", "nope:1"], "planted"),
+        (["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:9"], "planted:9"),
+        (["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--users", "9999"], "--users 9999"),
+        (["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--budget", "money=3"], "calls=N"),
+        (["evaluate", "--methods", "rpp", "--dataset", "planted"], "write rpp=FOLDER"),
+        (["evaluate", "--methods", "nope"], "--methods 'nope': unknown"),
+        (["evaluate", "--methods", "identity", "--dataset", "planted", "--users", "0"], "--users '0'"),
+        (["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--model", "planted:1"], "missing.jsonl"),
+        (["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--policy", "rpp=missing", "--model", "planted:1"], "missing"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    extra = [] if arguments[0] == "rank" else ["--out", str(tmp_path / "out")]
+    done = run(*arguments, *extra, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    short = [*TRAIN[:-1], "500"]
+    run(*short, "--out", str(out))
+    before = fingerprint(out)
+    again = run(*short, "--out", str(out), check=False)
+    assert again.returncode == 2
+    assert "already holds a run; pass --resume" in again.stderr
+    other = run(*short, "--seed", "1", "--out", str(out), "--resume", check=False)
+    assert other.returncode == 2
+    assert "seed was 0 and is 1" in other.stderr
+    assert fingerprint(out) == before
