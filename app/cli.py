@@ -155,7 +155,7 @@ def doctor(json_output: JsonOption = False) -> None:
 
 @app.command()
 def bench(
-    json_output: JsonOption = False, quick: Annotated[bool, typer.Option("--quick", help="Fewer users.")] = False
+    model: ModelOption = "embedded:ml-100k", dataset: DatasetOption = "ml-100k", json_output: JsonOption = False
 ) -> None:
     """Measure speed and memory against the budgets."""
     from promptailor.app.bench import run_bench

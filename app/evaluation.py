@@ -103,11 +103,12 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
         decomposition=measure_headroom(workspace, methods, cases, config.decompose, config.seed),
         learning_curves=_learning_curves(specs),
     )
-    with progress_bar("evaluating", len(cases) * len(methods)) as advance:
+    controls = null_controls(workspace.dataset, methods, cases, seed=config.seed)
+    with progress_bar("evaluating", len(cases) * (len(methods) + len(controls))) as advance:
         report = evaluate(
             cases,
             methods,
-            null_controls(workspace.dataset, methods, cases, seed=config.seed),
+            controls,
             out,
             seed=config.seed,
             info=info,
@@ -133,7 +134,7 @@ class _Advance:
 def planned_comparisons(specs: Sequence[MethodSpec]) -> tuple[tuple[str, str], ...] | None:
     """Pairs decided before the run: every learned per-user policy against the best single prompt, at its fusion."""
     labels = [spec.label for spec in specs]
-    single = next((name for name in ("enumeration", "manual") if name in labels), None)
+    single: str | None = next((name for name in ("enumeration", "manual") if name in labels), None)
     if single is None:
         return None
     pairs = [(s.label, single) for s in specs if s.name in ("rpp", "rpp+", "bandit") and not s.serving]
@@ -144,7 +145,7 @@ def planned_comparisons(specs: Sequence[MethodSpec]) -> tuple[tuple[str, str], .
 
 def action_names(catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     """What each pattern's actions are called in plots."""
-    names = {pattern: tuple(s.id for s in catalogue.sentences(pattern)) for pattern in SENTENCE_PATTERNS}
+    names: dict[str, tuple[str, ...]] = {p: tuple(s.id for s in catalogue.sentences(p)) for p in SENTENCE_PATTERNS}
     return {**names, "history_records": tuple(f"+{n}" for n in catalogue.history_records.increments)}
 
 
@@ -192,7 +193,12 @@ def _environment(config: EvaluateConfig, workspace: Workspace) -> Environment:
         catalogue_digest=workspace.catalogue.digest,
         seed=config.seed,
         versions={name: found for name in _REPORTED_PACKAGES if (found := _version(name))},
-        settings={"n_candidates": config.n_candidates, "refiner": workspace.refiner},
+        settings={
+            "n_candidates": config.n_candidates,
+            "refiner": workspace.refiner,
+            "methods": config.methods,
+            "decompose": config.decompose,
+        },
     )
 
 

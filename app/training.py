@@ -73,7 +73,9 @@ class TrainSummary(BaseModel):
     """Mean NDCG of the served ranking on validation users; what was selected on, so it is optimistic."""
     user_steps: int
     llm_requests: int
-    """Requests really sent; repeated prompts come from the response store."""
+    """Requests really sent, by every part of a resumed run; repeated prompts come from the response store."""
+    encoder_calls: int
+    """Texts that went through the sentence encoder in this process; a replay has none."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Say it in two lines."""
@@ -131,6 +133,7 @@ class Job:
             validation_reward=reward,
             user_steps=user_steps,
             llm_requests=self.workspace.store.requests,
+            encoder_calls=self.workspace.encoder.calls,
         )
 
 

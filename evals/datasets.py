@@ -58,6 +58,8 @@ class Dataset:
     """Which edition of the files was read."""
     n_repeats: int = 0
     """Interactions that were dropped because the user had chosen the item before."""
+    cut_users: frozenset[str] = frozenset()
+    """Users whose very last interaction fell to the k-core: what is left of them is no leave-one-out case."""
 
     @property
     def name(self) -> str:
@@ -110,6 +112,7 @@ def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
     item_ids = {log.item_ids[code] for code in np.unique(kept.items)}
     items, years = _read_items(paths[layout.items.file], layout.items, spec, item_ids)
     sequences, times = _sequences(kept)
+    last_choices = {user_id: chosen[-1] for user_id, chosen in _sequences(distinct)[0].items()}
     profiles = _read_profiles(paths[layout.users.file], layout.users, sequences) if layout.users else {}
     return Dataset(
         spec=spec.model_copy(update={"time": layout.time or spec.time}),
@@ -120,6 +123,7 @@ def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
         years=years,
         layout=layout.name,
         n_repeats=len(log.users) - len(distinct.users),
+        cut_users=frozenset(user_id for user_id, chosen in sequences.items() if chosen[-1] != last_choices[user_id]),
     )
 
 

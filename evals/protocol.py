@@ -42,6 +42,8 @@ class UserSplit:
     test: tuple[str, ...]
     n_too_short: int = 0
     """Users in no pool, because they have fewer than `MIN_INTERACTIONS`."""
+    n_cut: int = 0
+    """Users in no pool, because their last interaction fell to the k-core and with it their target."""
 
     def __post_init__(self) -> None:
         check_disjoint(train=self.train, validation=self.validation, test=self.test)
@@ -60,7 +62,8 @@ def check_disjoint(**pools: Collection[str]) -> None:
 def split_users(dataset: Dataset) -> UserSplit:
     """Split the users 40/20/40 by a hash of user_id and the spec's `split_seed`; no run's seed can change it."""
     long_enough = [user_id for user_id, items in dataset.sequences.items() if len(items) >= MIN_INTERACTIONS]
-    draws = sorted((uniform("split", dataset.spec.split_seed, user_id), user_id) for user_id in long_enough)
+    whole = [user_id for user_id in long_enough if user_id not in dataset.cut_users]
+    draws = sorted((uniform("split", dataset.spec.split_seed, user_id), user_id) for user_id in whole)
     train_end = bisect_left(draws, (TRAIN_SHARE, ""))
     validation_end = bisect_left(draws, (TRAIN_SHARE + VALIDATION_SHARE, ""))
     users = [user_id for _, user_id in draws]
@@ -69,6 +72,7 @@ def split_users(dataset: Dataset) -> UserSplit:
         validation=tuple(users[train_end:validation_end]),
         test=tuple(users[validation_end:]),
         n_too_short=len(dataset.sequences) - len(long_enough),
+        n_cut=len(long_enough) - len(whole),
     )
 
 

@@ -116,7 +116,7 @@ class RankNodes:
         for pattern, sentence in state.prompt.sentences.items():
             messages = refine_messages(sentence, resources.catalogue)
             answer = resources.refiner.complete(ModelCall(messages=messages, split=context.split, sample_index=sample))
-            calls += max(1, answer.calls)
+            calls += answer.calls
             verdict = accept_refinement(
                 sentence,
                 answer.text,
@@ -161,7 +161,7 @@ class RankNodes:
             ranking=tuple(state.prompt.shown[place] for place in parsed.order),
             parse=parsed.report,
             cached=state.completion.cached,
-            calls=max(1, state.completion.calls) + state.refine_calls,
+            calls=state.completion.calls + state.refine_calls,
             refined=state.refined,
             rejected=state.rejected,
         )

@@ -100,7 +100,7 @@ def fit_weights(
 
 def _weighted_rrf(rankings: Sequence[Sequence[str]], weights: Sequence[float], canonical: Sequence[str]) -> list[str]:
     scores = dict.fromkeys(canonical, 0.0)
-    for ranking, weight in zip(rankings, weights, strict=False):
+    for ranking, weight in zip(rankings, weights, strict=False):  # a run may stop before the last step
         for rank, item_id in enumerate(ranking, 1):
             scores[item_id] += weight / (RRF_K + rank)
     return sorted(canonical, key=lambda item_id: -round(scores[item_id], 12))  # equal sums differ in their last bits

@@ -17,6 +17,8 @@ from promptailor.prompts.patterns import Catalogue, PromptSpec, SentencePattern
 
 MAX_TITLE_LENGTH = 200
 
+_NO_FENCES = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")  # the wide and small forms read like the brackets to some tokenizers
+
 
 class AssembledPrompt(Model):
     """A prompt ready to send, and what is needed to read its answer."""
@@ -100,7 +102,7 @@ def permute(candidates: tuple[Item, ...], seed: int, user_id: str, sample_index:
 def clean_title(title: str) -> str:
     """Make an untrusted title safe to show: one line, no control characters, no fence brackets, bounded length."""
     head = title[: 4 * MAX_TITLE_LENGTH]
-    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in head.replace("<", "‹").replace(">", "›"))
+    visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in head.translate(_NO_FENCES))
     line = " ".join(visible.split())
     return line if len(line) <= MAX_TITLE_LENGTH else line[: MAX_TITLE_LENGTH - 1] + "…"
 

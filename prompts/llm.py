@@ -41,9 +41,9 @@ class Completion:
     text: str
     model: str
     cached: bool = False
-    """Whether the answer came from the response cache, so that no call was made or paid."""
+    """Whether the answer came from the response cache, so that no call was made now."""
     calls: int = 1
-    """Requests sent for this answer, retries included; 0 when cached."""
+    """Requests this answer took when it was paid for, retries included: a repeated run reports the same cost."""
     input_tokens: int = 0
     output_tokens: int = 0
 

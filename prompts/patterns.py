@@ -13,12 +13,12 @@ from functools import cached_property
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from promptailor.prompts.domain import Model
+from promptailor.prompts.domain import Model, UserProfile
 from promptailor.prompts.errors import CatalogueError
 
 PatternName = Literal["role_playing", "history_records", "reasoning_guidance", "output_format", "user_profile"]
@@ -54,7 +54,7 @@ class HistoryPattern(Model):
     """The pattern whose action is how many more interactions to show."""
 
     initial_length: int = Field(ge=0)
-    increments: tuple[int, ...] = Field(min_length=1)
+    increments: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     max_length: int = Field(ge=1)
     text: str
 
@@ -141,6 +141,10 @@ class Catalogue(Model):
         _check_placeholders("user_profile.text", self.user_profile.text, DOMAIN_WORDS)
         _check_placeholders("refine.text", self.refine.text, ("sentence",), required=("sentence",))
         for field in self.user_profile.fields:
+            if field not in UserProfile.model_fields:
+                raise ValueError(
+                    f"user_profile.fields: {field!r} is unknown; known: {', '.join(UserProfile.model_fields)}"
+                )
             text = self.user_profile.field_texts.get(field)
             if text is None:
                 raise ValueError(f"user_profile.field_texts: no text for the field {field!r}")
@@ -194,11 +198,14 @@ class Catalogue(Model):
 def _check_placeholders(where: str, text: str, allowed: Iterable[str], required: Iterable[str] = ()) -> None:
     """Raise ValueError where a text's placeholders are unknown, malformed, or lack a required one."""
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{where}: {error}; write {{{{ for a brace") from None
+    fields = [field for _, field, _, _ in parts]
     if unknown := [f for f in fields if f not in set(allowed)]:
         raise ValueError(f"{where}: unknown placeholder {{{unknown[0]}}}; allowed: {', '.join(sorted(allowed))}")
+    if formatted := [field for _, field, spec, conversion in parts if spec or conversion]:
+        raise ValueError(f"{where}: the placeholder {{{formatted[0]}}} takes no format and no conversion")
     if missing := [f for f in required if f not in fields]:
         raise ValueError(f"{where}: the placeholder {{{missing[0]}}} is required")
 
@@ -218,7 +225,10 @@ def load_catalogue(path: Path | None = None) -> Catalogue:
     raw["domains"] = yaml.safe_load(package.joinpath("domains.yaml").read_text("utf-8"))
     if path is not None:
         own = _read_yaml(path)
-        raw["domains"] |= own.pop("domains", {})
+        domains = own.pop("domains", {})
+        if not isinstance(domains, dict):
+            raise CatalogueError(f"catalogue file {path}: domains: expected a mapping, found {type(domains).__name__}")
+        raw["domains"] |= domains
         raw |= own
     try:
         return Catalogue.model_validate(raw)
@@ -233,7 +243,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
+        reason = " ".join(str(error).split())
         raise CatalogueError(f"catalogue file {path}: {reason}") from None
     if not isinstance(content, dict):
         raise CatalogueError(f"catalogue file {path}: expected a mapping of patterns, found {type(content).__name__}")

@@ -98,8 +98,8 @@ def accept_refinement(
 def _clean(answer: str, original: str) -> str:
     """Strip thinking, an introduction, and marks around the sentence."""
     text = answer.rpartition("</think>")[2].strip()
-    if not _LEAD_IN.match(original):
-        text = _LEAD_IN.sub("", text, count=1) if _LEAD_IN.match(text) else text
+    if (lead_in := _LEAD_IN.match(text)) and not _LEAD_IN.match(original):
+        text = text[lead_in.end() :]
     while len(text) > 1 and _PAIRS.get(text[0]) == text[-1]:
         text = text[1:-1].strip()
     return text

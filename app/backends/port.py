@@ -56,16 +56,17 @@ class ModelPort:
         """Answer from the store, or ask the model and store the answer before returning it."""
         key = cache_key(self.spec, call)
         if stored := self.store.get(key):
-            return _completion(stored, cached=True, calls=0)
+            return _completion(stored, cached=True)
         with self._in_flight[key]:
-            stored, requests = self.store.get(key), 0
+            stored = self.store.get(key)
+            cached = stored is not None
             if stored is None:
-                stored, requests = self._ask(call)
+                stored = self._ask(call)
                 self.store.put(key, stored)
         self._in_flight.pop(key, None)
-        return _completion(stored, cached=requests == 0, calls=requests)
+        return _completion(stored, cached=cached)
 
-    def _ask(self, call: ModelCall) -> tuple[StoredResponse, int]:
+    def _ask(self, call: ModelCall) -> StoredResponse:
         messages = [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
         model = self.model.bind(labels=call.labels) if self.reads_labels and call.labels else self.model
         wait = self.retry.first_wait_s
@@ -83,7 +84,7 @@ class ModelPort:
                 self.sleep(wait)
                 wait *= 2
             else:
-                return _stored(answer, self.spec), attempt
+                return _stored(answer, self.spec, attempt)
         raise AssertionError("the loop returns or raises")
 
 
@@ -97,22 +98,23 @@ def _pair(message: Message) -> tuple[str, str]:
     return message.role, message.content
 
 
-def _stored(answer: AIMessage, spec: str) -> StoredResponse:
+def _stored(answer: AIMessage, spec: str, requests: int) -> StoredResponse:
     usage = answer.usage_metadata
     return StoredResponse(
         text=answer.text,
         model=str(answer.response_metadata.get("model_name", spec)),
         input_tokens=usage["input_tokens"] if usage else 0,
         output_tokens=usage["output_tokens"] if usage else 0,
+        requests=requests,
     )
 
 
-def _completion(stored: StoredResponse, *, cached: bool, calls: int) -> Completion:
+def _completion(stored: StoredResponse, *, cached: bool) -> Completion:
     return Completion(
         text=stored.text,
         model=stored.model,
         cached=cached,
-        calls=calls,
+        calls=stored.requests,
         input_tokens=stored.input_tokens,
         output_tokens=stored.output_tokens,
     )

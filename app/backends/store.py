@@ -16,7 +16,7 @@ from promptailor.prompts.errors import InputError
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
     key TEXT PRIMARY KEY, text TEXT NOT NULL, model TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, requests INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY CHECK (id = 0), requests INTEGER NOT NULL);
@@ -32,6 +32,8 @@ class StoredResponse:
     model: str
     input_tokens: int = 0
     output_tokens: int = 0
+    requests: int = 1
+    """Requests the answer took, retries included."""
 
 
 class ResponseStore:
@@ -58,7 +60,7 @@ class ResponseStore:
         """Return a recorded answer."""
         with self._lock:
             row = self._db.execute(
-                "SELECT text, model, input_tokens, output_tokens FROM responses WHERE key = ?", (key,)
+                "SELECT text, model, input_tokens, output_tokens, requests FROM responses WHERE key = ?", (key,)
             ).fetchone()
         return (
             None
@@ -70,8 +72,15 @@ class ResponseStore:
         """Record an answer."""
         with self._lock, self._db:
             self._db.execute(
-                "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)",
-                (key, response.text, response.model, response.input_tokens, response.output_tokens),
+                "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    key,
+                    response.text,
+                    response.model,
+                    response.input_tokens,
+                    response.output_tokens,
+                    response.requests,
+                ),
             )
 
     def count_request(self) -> None:

@@ -41,7 +41,7 @@ class LmManifest(Model):
     """Of what the tokens stand for, titles included: the user's data must give the same."""
     seed: int
     n_parameters: int
-    training: dict[str, float]
+    training: dict[str, int | float]
     """The `TrainingConfig`."""
     minutes: float
     """Wall clock of the training."""
