@@ -180,9 +180,7 @@ def _readouts(dataset: str, model: str) -> list[Row]:
     workspace = Workspace(settings=Settings(), dataset_name=dataset, model=model, store=ResponseStore())
     engine = Engine.from_folder(model_path(model.partition(":")[2].partition("?")[0]))
     cases = workspace.cases(workspace.split.validation[:RANKED_USERS], 10, 0)
-    prompts = [
-        assemble(case.request, workspace.catalogue.manual_prompt, workspace.catalogue, seed=0) for case in cases
-    ]
+    prompts = [assemble(case.request, workspace.catalogue.manual_prompt, workspace.catalogue, seed=0) for case in cases]
     messages = [prompt.messages for prompt in prompts]
     labels = [prompt.labels for prompt in prompts]
     few = messages[:N_PROMPTS]
@@ -220,9 +218,7 @@ def _bare_generate(engine: Engine, prompts: Sequence[Sequence[Message]]) -> None
         engine.model.generate(batch, attention_mask=mask, max_new_tokens=GENERATED_TOKENS, do_sample=False)
 
 
-def _mean_ndcg(
-    cases: Sequence[EvalCase], prompts: Sequence[AssembledPrompt], orders: Sequence[Sequence[int]]
-) -> float:
+def _mean_ndcg(cases: Sequence[EvalCase], prompts: Sequence[AssembledPrompt], orders: Sequence[Sequence[int]]) -> float:
     scores = [
         ndcg([prompt.shown[place].item_id for place in order], [case.relevant_item_id], k=10)
         for case, prompt, order in zip(cases, prompts, orders, strict=True)

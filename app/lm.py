@@ -34,8 +34,9 @@ class TrainedModel(BaseModel):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Say it in one line."""
-        manifest = self.manifest
-        yield f"{manifest.dataset}: {manifest.n_parameters:,} parameters in {manifest.minutes} minutes, saved in {self.folder}"
+        made = self.manifest
+        cost = f"{made.n_parameters:,} parameters in {made.minutes} minutes"
+        yield f"{made.dataset}: {cost}, saved in {self.folder}"
 
 
 class LmEvaluation(BaseModel):
@@ -53,7 +54,9 @@ class LmEvaluation(BaseModel):
         )
         formats = Table("format", "valid", "NDCG written", "NDCG first token", box=None)
         for row in report.formats:
-            formats.add_row(row.output_format, f"{row.valid_rate:.1%}", f"{row.ndcg:.3f}", f"{row.first_token_ndcg:.3f}")
+            formats.add_row(
+                row.output_format, f"{row.valid_rate:.1%}", f"{row.ndcg:.3f}", f"{row.first_token_ndcg:.3f}"
+            )
         yield formats
         agreements = Table("reasoning", "tau with it", "without", "gain", box=None)
         for agreement in report.agreements:

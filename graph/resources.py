@@ -11,7 +11,6 @@ from promptailor.prompts.errors import InputError, SpecError
 from promptailor.prompts.llm import ChatPort, TextEncoder
 from promptailor.prompts.patterns import Catalogue
 
-
 DEFAULT_DOMAIN = "neutral"
 """Word list of requests that name no domain, where no data set does either."""
 

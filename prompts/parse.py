@@ -168,8 +168,8 @@ def _rankings(blocks: Iterator[list[Entry]], n_shown: int) -> list[_Ranking]:
 
 def _options(block: list[Entry], n_shown: int) -> Iterator[Sequence[int]]:
     """Yield the candidates each entry may mean; none where it names no candidate."""
-    while block and not (block[-1].matches or block[-1].certain):
-        block = block[:-1]  # what follows the last known title is a closing remark
+    last = max((place for place, entry in enumerate(block) if entry.matches or entry.certain), default=-1)
+    block = block[: last + 1]  # what follows the last known title is a closing remark
     ranked = _counts_ranks(block)
     for entry in block:
         numbers = entry.numbers[1:] if ranked else entry.numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,7 +22,7 @@ from promptailor.graph.build import AGENT_NODES
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "user_id": "u1",
     "domain": "movies",
     "history": [{"item_id": "1", "title": "Alien"}],
@@ -36,17 +38,20 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncLangGraphCl
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("dev") / "server.log"
     config = tmp_path_factory.mktemp("config") / "langgraph.json"
-    config.write_text((ROOT / "langgraph.json").read_text().replace('"."', f'"{ROOT}"').replace('  "env": ".env"\n', '  "env": {}\n'))
+    served = json.loads((ROOT / "langgraph.json").read_text())
+    config.write_text(json.dumps(served | {"dependencies": [str(ROOT)], "env": {}}))
     environment = os.environ | {
         "PROMPTAILOR_MODEL": "planted:1",
         "LANGSMITH_TRACING": "false",
         "LANGGRAPH_CLI_NO_ANALYTICS": "1",
         "LANGGRAPH_NO_VERSION_CHECK": "1",
     }
-    command = [str(Path(sys.executable).with_name("langgraph")), "dev", "--no-browser", "--no-reload", "--port", str(port)]
-    with log.open("w") as file, subprocess.Popen(
-        [*command, "--config", str(config)], stdout=file, stderr=file, env=environment, cwd=config.parent
-    ) as server:
+    command = [str(Path(sys.executable).with_name("langgraph")), "dev", "--no-browser", "--no-reload"]
+    command += ["--port", str(port), "--config", str(config)]
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=config.parent) as server,
+    ):
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_up(url, server, log)
@@ -88,9 +93,12 @@ def test_a_client_streams_the_graph_and_sees_every_node(client: SyncLangGraphCli
 
 def test_studio_gets_a_form_for_the_input_and_the_settings(client: SyncLangGraphClient) -> None:
     schemas = client.assistants.get_schemas("rank")
-    assert {"user_id", "history", "candidates", "domain"} <= set(schemas["input_schema"]["properties"])
-    assert "relevant_item_ids" not in schemas["input_schema"]["properties"]
-    assert {"policy", "n_steps", "fusion", "seed"} <= set(schemas["context_schema"]["properties"])
+    request, settings = schemas["input_schema"], schemas["context_schema"]
+    assert request is not None
+    assert settings is not None
+    assert {"user_id", "history", "candidates", "domain"} <= set(request["properties"])
+    assert "relevant_item_ids" not in request["properties"]
+    assert {"policy", "n_steps", "fusion", "seed"} <= set(settings["properties"])
 
 
 def test_an_assistants_settings_reach_the_run(client: SyncLangGraphClient) -> None:

@@ -17,7 +17,9 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PROMPTAILOR = str(Path(sys.executable).with_name("promptailor"))
-TRAIN = ["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--users", "40", "--calls", "1100"]
+PLANTED = ["--dataset", "planted", "--model", "planted:1"]
+TRAIN = ["train", "--policy", "rpp", *PLANTED, "--users", "40", "--calls", "1100"]
+RANK = ["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--model", "planted:1"]
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -64,7 +66,7 @@ def test_a_budget_stops_training_with_a_usable_policy(tmp_path: Path) -> None:
     assert summary["llm_requests"] <= 150
     assert json.loads((out / "policy" / "manifest.json").read_text())["stopped"] == "budget"
     evaluated = run(
-        "evaluate", "--dataset", "planted", "--model", "planted:1", "--methods", f"random,manual,rpp={out}",
+        "evaluate", *PLANTED, "--methods", f"random,manual,rpp={out}",
         "--users", "30", "--out", str(tmp_path / "evaluate"), "--json",
     )  # fmt: skip
     report = json.loads(evaluated.stdout)["report"]
@@ -73,7 +75,17 @@ def test_a_budget_stops_training_with_a_usable_policy(tmp_path: Path) -> None:
 
 def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "evaluate"
-    command = ["evaluate", "--dataset", "planted", "--model", "planted:1", "--methods", "identity,manual", "--users", "150"]
+    command = [
+        "evaluate",
+        "--dataset",
+        "planted",
+        "--model",
+        "planted:1",
+        "--methods",
+        "identity,manual",
+        "--users",
+        "150",
+    ]
     short = run(*command, "--budget", "calls=70", "--out", str(out), check=False)
     assert short.returncode == 3, short.stderr
     assert json.loads((out / "report.json").read_text())["incomplete"]
@@ -86,18 +98,35 @@ def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Pat
         (["train", "--policy", "rpp", "--dataset", "nope"], "nope"),
         (["train", "--policy", "rpp", "--dataset", "planted", "--model", "nope:1"], "planted"),
         (["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:9"], "planted:9"),
-        (["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--users", "9999"], "--users 9999"),
-        (["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--budget", "money=3"], "calls=N"),
+        (
+            ["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--users", "9999"],
+            "--users 9999",
+        ),
+        (
+            ["train", "--policy", "rpp", "--dataset", "planted", "--model", "planted:1", "--budget", "money=3"],
+            "calls=N",
+        ),
         (["evaluate", "--methods", "rpp", "--dataset", "planted"], "write rpp=FOLDER"),
         (["evaluate", "--methods", "nope"], "--methods 'nope': unknown"),
         (["evaluate", "--methods", "identity", "--dataset", "planted", "--users", "0"], "--users '0'"),
-        (["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--model", "planted:1"], "missing.jsonl"),
-        (["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--policy", "rpp=missing", "--model", "planted:1"], "missing"),
+        (RANK, "missing.jsonl"),
+        (
+            [
+                "rank",
+                "--input",
+                "missing.jsonl",
+                "--output",
+                "o.jsonl",
+                "--policy",
+                "rpp=missing",
+                "--model",
+                "planted:1",
+            ],
+            "missing",
+        ),
     ],
 )
-def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(
-    tmp_path: Path, arguments: list[str], message: str
-) -> None:
+def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     extra = [] if arguments[0] == "rank" else ["--out", str(tmp_path / "out")]
     done = run(*arguments, *extra, check=False)
     assert done.returncode == 2, done.stderr

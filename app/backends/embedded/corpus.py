@@ -122,8 +122,8 @@ class Corpus:
         tokens = self._encoder.messages([Message(role="user", content=content)])
         return TitleSequence(tokens=tokens, title_places=[p for p, t in enumerate(tokens) if t in self._title_ids])
 
-    def example(self, rng: np.random.Generator) -> Example:
-        """Draw an example of any task."""
+    def example(self, rng: np.random.Generator, reach: float = 1.0) -> Example:
+        """Draw an example of any task; `reach` below 1 shortens the lists of ranking prompts in proportion."""
         draw, mixture = rng.random(), self.mixture
         for probability, task in (
             (mixture.refine, self._refine),
@@ -133,13 +133,13 @@ class Corpus:
             if draw < probability:
                 return task(rng)
             draw -= probability
-        return self.ranking(rng)
+        return self.ranking(rng, reach)
 
-    def ranking(self, rng: np.random.Generator) -> Example:
+    def ranking(self, rng: np.random.Generator, reach: float = 1.0) -> Example:
         """Draw a ranking prompt: a user at a random moment, a random prompt, and the order its reasoning stands for."""
         user = self._user(rng)
-        history, positives, negatives = self._moment(rng, user)
-        spec = self._spec(rng)
+        history, positives, negatives = self._moment(rng, user, reach)
+        spec = self._spec(rng, reach)
         shown = history[len(history) - min(spec.history_length, len(history)) :]
         candidates = [self._items[i] for i in (*positives, *negatives)]
         order, n_ordered = self._order(rng, spec, shown, positives, negatives)
@@ -180,12 +180,13 @@ class Corpus:
     def _user(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self._sequences), p=self._weights))
 
-    def _moment(self, rng: np.random.Generator, user: int) -> tuple[list[int], list[int], list[int]]:
+    def _moment(self, rng: np.random.Generator, user: int, reach: float = 1.0) -> tuple[list[int], list[int], list[int]]:
         """Draw a moment of a user: the history until then, one to three future items, and untouched items."""
         sequence = self._sequences[user]
         cut = int(rng.integers(1, len(sequence)))
         n_candidates = _pick(rng, (10, int(rng.integers(4, 21)), int(rng.integers(20, MAX_LABEL))), (0.6, 0.35, 0.05))
-        positives = sequence[cut : cut + int(rng.integers(1, 4))]
+        n_candidates = max(2, round(reach * n_candidates))
+        positives = sequence[cut : cut + min(int(rng.integers(1, 4)), n_candidates - 1)]
         touched, negatives = set(sequence), set[int]()
         while len(negatives) < n_candidates - len(positives):
             item = int(rng.integers(len(self._items)))
@@ -193,7 +194,7 @@ class Corpus:
                 negatives.add(item)
         return sequence[:cut], positives, sorted(negatives)
 
-    def _spec(self, rng: np.random.Generator) -> PromptSpec:
+    def _spec(self, rng: np.random.Generator, reach: float) -> PromptSpec:
         def choose(pattern: SentencePattern) -> int | None:
             if rng.random() < self.mixture.no_sentence:
                 return None
@@ -202,7 +203,7 @@ class Corpus:
         n_subsets = self._catalogue.n_actions("user_profile")
         return PromptSpec(
             role_playing=choose("role_playing"),
-            history_length=int(rng.integers(0, self._catalogue.history_records.max_length + 1)),
+            history_length=round(reach * rng.integers(0, self._catalogue.history_records.max_length + 1)),
             reasoning_guidance=choose("reasoning_guidance"),
             output_format=choose("output_format"),
             user_profile=int(rng.integers(n_subsets)) if rng.random() < self.mixture.user_profile else 0,

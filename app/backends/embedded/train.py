@@ -264,7 +264,7 @@ def answer_loss(
     rows = torch.tensor([r for r, e in ranked for _ in e.title_places])
     places = torch.tensor([p for _, e in ranked for p in e.title_places])
     fits = torch.tensor([fit for _, e in ranked for fit in e.fits])
-    probed = probe(output.hidden_states[-2][rows, places]).float()
+    probed = probe(output.hidden_states[config.n_layers // 2][rows, places]).float()
     own = torch.tensor([encoder.marker_ids.index(e.prompt[p - 1]) for _, e in ranked for p in e.title_places])
     n_strategies = fits.shape[1]
     probed = F.mse_loss(probed[:, :n_strategies], fits) + 0.3 * F.cross_entropy(probed[:, n_strategies:], own)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import ValidationError
 
@@ -73,11 +74,9 @@ def test_async_and_streamed_runs_answer_like_invoke(resources: Resources, cases:
 
 def test_the_four_agents_run_side_by_side(resources: Resources, cases: Sequence[EvalCase]) -> None:
     graph = build_rank_graph(resources)
-    steps = [
-        event["payload"]["name"]
-        for event in graph.stream(to_input(cases[0].request), context=Context(policy="rpp", n_steps=1), stream_mode="debug")
-        if event["type"] == "task" and event["step"] == 4
-    ]
+    one_step = Context(policy="rpp", n_steps=1)
+    events = graph.stream(to_input(cases[0].request), context=one_step, stream_mode="debug")
+    steps = [e["payload"]["name"] for e in events if e["type"] == "task" and e["step"] == 4]
     assert sorted(steps) == ["format_agent", "history_agent", "reasoning_agent", "role_agent"]
 
 
@@ -142,8 +141,9 @@ def test_bare_ids_are_looked_up_and_unknown_ones_refused(resources: Resources, c
 def test_bad_requests_name_the_field(
     resources: Resources, change: dict[str, object], error: type[Exception], message: str
 ) -> None:
+    request = {"user_id": "u", "history": ["2"], "candidates": ["3", "4"], **change}
     with pytest.raises(error, match=message):
-        rank(resources, RankInput.model_validate({"user_id": "u", "history": ["2"], "candidates": ["3", "4"], **change}))
+        rank(resources, RankInput.model_validate(request))
 
 
 def test_an_unknown_policy_lists_the_loaded_ones(resources: Resources, cases: Sequence[EvalCase]) -> None:
@@ -153,7 +153,7 @@ def test_an_unknown_policy_lists_the_loaded_ones(resources: Resources, cases: Se
 
 def test_a_second_run_on_a_thread_starts_afresh(resources: Resources, cases: Sequence[EvalCase]) -> None:
     graph = build_rank_graph(resources, checkpointer=InMemorySaver())
-    config = {"configurable": {"thread_id": "t"}}
+    config = RunnableConfig(configurable={"thread_id": "t"})
     first = graph.invoke(to_input(cases[0].request), config, context=RPP)
     second = graph.invoke(to_input(cases[0].request), config, context=RPP)
     assert len(second["steps"]) == 3
@@ -241,7 +241,9 @@ def test_a_training_run_rewards_each_user_with_its_own_ndcg(resources: Resources
         assert rollout.final_inputs.step == 3
 
 
-def test_an_episode_continued_step_by_step_equals_the_whole_one(resources: Resources, cases: Sequence[EvalCase]) -> None:
+def test_an_episode_continued_step_by_step_equals_the_whole_one(
+    resources: Resources, cases: Sequence[EvalCase]
+) -> None:
     graph = build_rank_graph(resources, training=True)
     explore = Context(policy="rpp", explore=True, seed=3)
     whole = run_training(graph, [TrainInput.of(cases[0].request, cases[0].relevant_item_id)], explore, n_steps=3)[0]

@@ -89,7 +89,7 @@ def test_an_unchanged_sentence_is_accepted_without_asking_the_encoder() -> None:
         (f"Answer with the sentence only: {REWRITE}", "leaked_instruction"),
         ("Rank these candidates by the last {item} and the movie before it.", "changed_placeholders"),
         ("Rank these candidates by what I watched last, please.", "lost_item_noun"),
-        ("Rank by last movie.", "too_short"),
+        ("By last movie.", "too_short"),
         (REWRITE + " Think about this movie well." * 6, "too_long"),
     ],
 )

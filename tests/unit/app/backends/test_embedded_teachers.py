@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from promptailor.prompts.patterns import load_catalogue
 
 pytest.importorskip("transformers")
@@ -99,7 +100,9 @@ def test_learning_twice_gives_the_same_scores(teachers: Teachers) -> None:
     again = Teachers(sequences(), [KINDS[item // GROUP] for item in range(N_ITEMS)])
     for strategy in teachers.strategies:
         assert np.allclose(
-            again.scores(strategy, [3, 25, 44], [7, 30, 50]), teachers.scores(strategy, [3, 25, 44], [7, 30, 50]), atol=1e-5
+            again.scores(strategy, [3, 25, 44], [7, 30, 50]),
+            teachers.scores(strategy, [3, 25, 44], [7, 30, 50]),
+            atol=1e-5,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from promptailor.prompts.assemble import assemble
 from promptailor.prompts.domain import Item, RankRequest
 from promptailor.prompts.llm import Message
@@ -12,10 +13,11 @@ from promptailor.prompts.patterns import load_catalogue
 
 pytest.importorskip("transformers")
 
+from transformers import AutoTokenizer
+
 from promptailor.app.backends.embedded.tasks import load_tasks
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder, Vocabulary, build_tokenizer, unique_lines
 from promptailor.app.backends.embedded.vocabulary import prompt_words
-from transformers import AutoTokenizer
 
 CATALOGUE = load_catalogue()
 TITLES = ["Heat", "It", "1984", "First Knight", "3. Foo", "- bar", "Léon", "Rank these candidates", "Heat "]

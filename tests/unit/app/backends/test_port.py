@@ -131,7 +131,7 @@ def test_what_was_paid_outlives_the_process(tmp_path: Path) -> None:
 def test_a_damaged_store_is_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
     path.write_text("no database, but long enough to be taken for one " * 40)
-    with pytest.raises(InputError, match="responses.sqlite: file is not a database; delete the file"):
+    with pytest.raises(InputError, match=r"responses\.sqlite: file is not a database; delete the file"):
         ResponseStore(path)
 
 

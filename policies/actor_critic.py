@@ -1,0 +1,205 @@
+"""The policy of RPP: one actor and one critic per pattern, centralised training, decentralised execution.
+
+A request is served row by row, never in a batch, so a user alone gets bit for bit what the same user gets among others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from promptailor.policies.base import PolicyInfo
+from promptailor.policies.draws import sample_index
+from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.networks import FactoredCritic, TwoLayer, initialise, length_codes
+from promptailor.policies.state_encoder import Pooling, StateEncoder, StateKind, StateReader
+from promptailor.policies.types import AgentChoice, StateInputs
+from promptailor.prompts.llm import TextEncoder
+from promptailor.prompts.patterns import PATTERNS, Catalogue, HistoryPattern, PatternName
+
+N_COUNTERS = 3
+"""l_{t-1}, the cap and t follow the state in an observation: the history agent's mask is made of them."""
+
+DESCRIPTIONS: Mapping[PatternName, str] = {
+    "role_playing": "Chooses the role that the model is given.",
+    "history_records": "Chooses how many more of the user's most recent interactions the prompt shows.",
+    "reasoning_guidance": "Chooses the sentence that tells the model how to reason.",
+    "output_format": "Chooses the sentence that tells the model how to write its answer.",
+    "user_profile": "Chooses which fields of the user's profile the prompt shows.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """What a policy is made of; the defaults depart from the paper where `paper` says how."""
+
+    state: StateKind = "full"
+    pooling: Pooling = "gru"
+    critic: Literal["factored", "value"] = "factored"
+    """`factored`: a critic says what each of its agent's actions adds to the reward. `value`: V(s), as in the paper."""
+    hidden: int = 32
+    personalised: tuple[PatternName, ...] = PATTERNS
+    """Patterns with an agent; the others keep the manual prompt's sentence or length."""
+
+    @classmethod
+    def paper(cls) -> PolicyConfig:
+        """Return the paper's policy: s_0 = u, s_t = W enc(p_t) + GRU, and critics of the state alone."""
+        return cls(state="paper", critic="value", hidden=64)
+
+
+class ReinforcedPolicy:
+    """A team of actor-critic agents; a `StepwisePolicy`."""
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        catalogue: Catalogue,
+        *,
+        embeddings: ItemEmbeddings,
+        encoder: TextEncoder,
+        seed: int = 0,
+        info: PolicyInfo | None = None,
+    ) -> None:
+        """Build an untrained policy.
+
+        Args:
+            config: what it is made of.
+            catalogue: the patterns, and with them the action spaces.
+            embeddings: vectors of users and ranked items.
+            encoder: embeds the prompt's sentences.
+            seed: fixes the initial weights.
+            info: what it says of itself; by default that it is fresh.
+        """
+        self.config, self.catalogue, self._info = config, catalogue, info
+        self.reader = StateReader(config.state, embeddings, encoder, catalogue.history_records.max_length)
+        self.networks = _Networks(config, catalogue, embeddings.dimension, encoder.dimension, seed)
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Name, version, users it has seen, calls per request."""
+        return self._info or PolicyInfo(name="rpp", version="untrained")
+
+    @property
+    def agents(self) -> Mapping[PatternName, str]:
+        """Patterns that have an agent, each with the description its tool shows."""
+        return {pattern: DESCRIPTIONS[pattern] for pattern in self.config.personalised}
+
+    def observe(self, inputs: StateInputs) -> list[float]:
+        """Compute s_t followed by l_{t-1}, the cap and t, shape (state_dim + 3,)."""
+        with torch.inference_mode():
+            features = self.reader.read(inputs)
+            return cast(list[float], torch.cat([self.networks.encoder(features), features.counters], 1)[0].tolist())
+
+    def act(
+        self, pattern: PatternName, vector: Sequence[float], *, key: tuple[str | int, ...], explore: bool
+    ) -> AgentChoice:
+        """Let one agent choose: sampled by `key` when exploring, else the most probable action, the first of equals."""
+        with torch.inference_mode():
+            row = torch.tensor([vector], dtype=torch.float32)
+            state, counters = row[:, :-N_COUNTERS], row[:, -N_COUNTERS:]
+            log_probs = self.networks.log_policy(pattern, state, counters)
+            value = float(self.networks.value(pattern, state, counters, log_probs))
+            chances = log_probs.exp()[0].tolist()
+        action = sample_index(chances, *key, pattern) if explore else chances.index(max(chances))
+        return AgentChoice(
+            action=action,
+            sentence_id=self._sentence_id(pattern, action),
+            log_prob=float(log_probs[0, action]),
+            value=value,
+        )
+
+    def _sentence_id(self, pattern: PatternName, action: int) -> str:
+        if pattern == "history_records":
+            return f"+{self.catalogue.history_records.increments[action]}"
+        if pattern == "user_profile":
+            return "+".join(self.catalogue.user_profile.subsets[action]) or "none"
+        return self.catalogue.sentences(pattern)[action].id
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of the configuration and every weight."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config)).encode())
+        for name, tensor in sorted(self.networks.state_dict().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write `policy.json` and `policy.safetensors`."""
+        (folder / "policy.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n", "utf-8")
+        (folder / "policy.safetensors").write_bytes(safetensors.torch.save(self.networks.state_dict()))
+
+    @classmethod
+    def load(
+        cls, folder: Path, info: PolicyInfo, *, catalogue: Catalogue, embeddings: ItemEmbeddings, encoder: TextEncoder
+    ) -> ReinforcedPolicy:
+        """Read what `save` wrote; use `checkpoint.load_policy`, which checks that the files fit."""
+        raw = json.loads((folder / "policy.json").read_text("utf-8"))
+        config = PolicyConfig(**raw | {"personalised": tuple(raw["personalised"])})
+        policy = cls(config, catalogue, embeddings=embeddings, encoder=encoder, info=info)
+        policy.networks.load_state_dict(safetensors.torch.load((folder / "policy.safetensors").read_bytes()))
+        return policy
+
+
+class _Networks(nn.Module):
+    """Everything of a policy that learns."""
+
+    def __init__(
+        self, config: PolicyConfig, catalogue: Catalogue, dimension: int, text_dimension: int, seed: int
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.history = catalogue.history_records
+        self.encoder = StateEncoder(config.state, config.pooling, dimension=dimension, text_dimension=text_dimension)
+        initialise(self.encoder, generator)
+        actors: dict[str, nn.Module] = {}
+        critics: dict[str, nn.Module] = {}
+        for pattern in config.personalised:
+            n_actions = catalogue.n_actions(pattern)
+            actors[pattern] = TwoLayer(self.encoder.state_dim, config.hidden, n_actions, generator=generator)
+            if config.critic == "value":
+                critics[pattern] = TwoLayer(self.encoder.state_dim, config.hidden, 1, generator=generator)
+            else:
+                is_history = pattern == "history_records"
+                codes = length_codes(self.history.max_length) if is_history else torch.eye(n_actions)
+                critics[pattern] = FactoredCritic(self.encoder.state_dim, config.hidden, codes, generator=generator)
+        self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
+
+    def log_policy(self, pattern: PatternName, state: Tensor, counters: Tensor) -> Tensor:
+        """Return log pi_k(a | s), shape (B, n_actions); masked actions are -inf."""
+        logits: Tensor = self.actors[pattern](state)
+        if pattern == "history_records":
+            logits = logits.masked_fill(~allowed_increments(self.history, counters), -torch.inf)
+        return torch.log_softmax(logits, dim=1)
+
+    def value(self, pattern: PatternName, state: Tensor, counters: Tensor, log_probs: Tensor) -> Tensor:
+        """Return the critic's V(s), shape (B,); of a factored critic what its agent's choice is expected to add."""
+        outputs: Tensor = self.critics[pattern](state)
+        if outputs.shape[1] == 1:
+            return outputs[:, 0]
+        if pattern == "history_records":
+            outputs = outputs.gather(1, next_lengths(self.history, counters))
+        return (log_probs.exp() * outputs).sum(dim=1)
+
+
+def next_lengths(history: HistoryPattern, counters: Tensor) -> Tensor:
+    """Return l_t after each increment, shape (B, n_increments): `HistoryPattern.next_length` for tensors."""
+    length, cap = counters[:, :1], counters[:, 1:2]
+    return torch.minimum(length + torch.tensor(history.increments), cap).long()
+
+
+def allowed_increments(history: HistoryPattern, counters: Tensor) -> Tensor:
+    """Return which increments may be chosen, shape (B, n_increments).
+
+    At the cap several increments mean the same: only the first that leaves the length as it is stays.
+    """
+    lengths, now = next_lengths(history, counters), torch.minimum(counters[:, :1], counters[:, 1:2])
+    same = lengths == now
+    return ~same | (same.cumsum(dim=1) == 1)
