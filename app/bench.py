@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, RootModel
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from promptailor.app.backends.embedded.bare import bare_generate
 from promptailor.app.backends.embedded.engine import Engine
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.lm import model_path
@@ -35,7 +35,6 @@ from promptailor.policies.base import PolicyInfo, StepwisePolicy
 from promptailor.policies.reward import ndcg
 from promptailor.policies.types import AgentChoice, StateInputs
 from promptailor.prompts.assemble import AssembledPrompt, assemble
-from promptailor.prompts.llm import Message
 from promptailor.prompts.parse import parse_ranking
 from promptailor.prompts.patterns import PatternName
 
@@ -186,7 +185,7 @@ def _readouts(dataset: str, model: str) -> list[Row]:
     few = messages[:N_PROMPTS]
     engine.generate_texts(few[:4], max_new_tokens=4)  # warms up
     written_s = _timed(lambda: engine.generate_texts(few, max_new_tokens=GENERATED_TOKENS))
-    bare_s = _timed(lambda: _bare_generate(engine, few))
+    bare_s = _timed(lambda: bare_generate(engine, few, GENERATED_TOKENS))
     ranked_s = _timed(lambda: engine.rank_batch(few, labels[:N_PROMPTS]))
     written = [
         parse_ranking(text, prompt.shown).order
@@ -206,16 +205,6 @@ def _timed(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
-
-
-def _bare_generate(engine: Engine, prompts: Sequence[Sequence[Message]]) -> None:
-    """Call `generate` as a script would: one padded batch, nothing around it."""
-    rows = [engine.encoder.messages(prompt) for prompt in prompts]
-    width = max(map(len, rows))
-    batch = torch.tensor([[engine.encoder.pad_id] * (width - len(row)) + row for row in rows])
-    mask = (batch != engine.encoder.pad_id).long()
-    with torch.inference_mode():
-        engine.model.generate(batch, attention_mask=mask, max_new_tokens=GENERATED_TOKENS, do_sample=False)
 
 
 def _mean_ndcg(cases: Sequence[EvalCase], prompts: Sequence[AssembledPrompt], orders: Sequence[Sequence[int]]) -> float:

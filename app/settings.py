@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Paths and keys, from the environment or a `.env` file."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     home: Path = Field(Path.home() / ".cache" / "promptailor", validation_alias="PROMPTAILOR_HOME")
     """Where downloads and finished model folders are kept."""

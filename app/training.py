@@ -6,9 +6,10 @@ on: the same policy, the same number of calls as an unbroken run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -22,12 +23,13 @@ from promptailor.app.wiring import Workspace, open_store, train_inputs
 from promptailor.graph.build import RankGraph
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
-from promptailor.graph.state import TrainInput
-from promptailor.graph.train import Schedule, mean_rewards, train_stepwise
+from promptailor.graph.state import TrainInput, TrainOutput
+from promptailor.graph.train import Schedule, serve_greedily, train_stepwise
 from promptailor.policies.bandit import FactoredBandit
 from promptailor.policies.base import OneShotPolicy, PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest
 from promptailor.policies.enumeration import enumerate_prompts
+from promptailor.policies.fusion import fit_weights
 from promptailor.policies.random_search import random_search
 from promptailor.prompts.errors import BudgetExceededError, DataError, SpecError
 from promptailor.prompts.patterns import load_catalogue
@@ -101,7 +103,15 @@ class Job:
         """History length at t = 0."""
         return self.workspace.catalogue.history_records.initial_length
 
-    def save(self, policy: PromptPolicy, *, n_steps: int, stopped: Stopped, user_steps: int) -> None:
+    def save(
+        self,
+        policy: PromptPolicy,
+        *,
+        n_steps: int,
+        stopped: Stopped,
+        user_steps: int,
+        fusion_weights: tuple[float, ...] = (),
+    ) -> None:
         """Save a policy with everything that is needed to load it safely."""
         workspace, config = self.workspace, self.config
         self.folder.save_policy(
@@ -117,6 +127,7 @@ class Job:
                 model=workspace.recommender.spec,
                 refiner=workspace.refiner_port.spec if workspace.refiner_port else None,
                 n_steps=n_steps,
+                fusion_weights=fusion_weights,
                 stopped=stopped,
                 calls=user_steps,
             ),
@@ -196,18 +207,35 @@ class Selection:
         """User-steps of one validation."""
         return len(self.job.validation) * self.n_steps
 
-    def consider(self, training_steps: int) -> float:
+    def consider(self, training_steps: int, stopped: Stopped = "early") -> float:
         """Serve the validation users greedily; save the policy if it is the best so far; return its reward."""
         job = self.job
-        rewards = mean_rewards(
+        outputs = serve_greedily(
             self.graph, job.validation, job.context, n_steps=self.n_steps, split="validation", progress=self.progress
         )
         self.user_steps += self.cost
+        rewards = [mean(output.rewards[step] for output in outputs) for step in range(self.n_steps)]
         step = max(range(self.n_steps), key=lambda k: rewards[k])
         if self.best is None or rewards[step] > self.best:
             self.best, self.best_steps = rewards[step], step + 1
-            job.save(self.policy, n_steps=step + 1, stopped="early", user_steps=training_steps + self.user_steps)
+            job.save(
+                self.policy,
+                n_steps=step + 1,
+                stopped=stopped,
+                user_steps=training_steps + self.user_steps,
+                fusion_weights=_fusion_weights(outputs, job.validation),
+            )
         return rewards[step]
+
+
+def _fusion_weights(outputs: Sequence[TrainOutput], users: Sequence[TrainInput]) -> tuple[float, ...]:
+    """Learn what each step's ranking counts for when they are fused, from rankings that validation has paid for."""
+    weights = fit_weights(
+        [[[item.item_id for item in record.ranking] for record in output.trace] for output in outputs],
+        [user.relevant_item_ids[0] for user in users],
+        canonical_per_user=[[item.item_id for item in output.request.candidates] for output in outputs],
+    )
+    return tuple(weights)
 
 
 def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
@@ -252,7 +280,7 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
             due = bool(marks) and calls >= marks[0]
             marks = marks[due:]
             job.folder.log(update, selection.consider(calls) if due else None)
-        selection.consider(calls)
+        selection.consider(calls, stopped)
     except BudgetExceededError:
         stopped = "budget"
         if selection.best is None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from promptailor.policies.fusion import FusionKind
 from promptailor.prompts.llm import Split
-
-FusionKind = Literal["last", "rrf", "weighted"]
 
 
 class Context(BaseModel):

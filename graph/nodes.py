@@ -122,6 +122,7 @@ class RankNodes:
                 answer.text,
                 words=resources.catalogue.words(state.request.domain),
                 encoder=resources.encoder,
+                instruction=resources.catalogue.refine.text,
             )
             if verdict.text is None:
                 rejected[pattern] = str(verdict.reason)
@@ -176,8 +177,11 @@ class RankNodes:
         """Combine the steps' rankings into one; ties fall back to the canonical order."""
         rankings = [[item.item_id for item in record.ranking] for record in state.trace]
         canonical = [item.item_id for item in state.request.candidates]
-        kind = (runtime.context or Context()).fusion
-        return {"fused": tuple(fuse(rankings, kind, weights=self.resources.fusion_weights, canonical=canonical))}
+        context = runtime.context or Context()
+        weights = self.resources.policies[state.policy].info.fusion_weights
+        if context.fusion == "weighted" and not weights:
+            raise InputError(f"fusion: policy {state.policy!r} has learned no weights; use last or rrf")
+        return {"fused": tuple(fuse(rankings, context.fusion, weights=weights, canonical=canonical))}
 
     def explain(self, state: RankState) -> Update:
         """Say per step and pattern which sentence was chosen, with what probability, and what changed."""

@@ -30,8 +30,6 @@ class Resources:
     """The item catalogue that bare ids are looked up in."""
     domain: str = DEFAULT_DOMAIN
     """Word list of requests that name none."""
-    fusion_weights: tuple[float, ...] = ()
-    """One weight per step for `fusion="weighted"`, learned on training users."""
 
     def policy(self, name: str) -> PromptPolicy:
         """Return a policy; an unknown name is a `SpecError` that lists the loaded ones."""

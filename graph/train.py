@@ -14,7 +14,7 @@ from typing import Protocol
 from promptailor.graph.build import RankGraph
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import Progress, run_training, to_rollout
-from promptailor.graph.state import TrainInput
+from promptailor.graph.state import TrainInput, TrainOutput
 from promptailor.policies.draws import uniform
 from promptailor.policies.types import Rollout, TrainingStats
 from promptailor.prompts.llm import Split
@@ -104,7 +104,7 @@ def train_stepwise(
                     return
 
 
-def mean_rewards(
+def serve_greedily(
     graph: RankGraph,
     inputs: Sequence[TrainInput],
     context: Context,
@@ -112,8 +112,7 @@ def mean_rewards(
     n_steps: int,
     split: Split,
     progress: Progress | None = None,
-) -> list[float]:
-    """Return the mean reward after each step of the greedy policy: what serving with 1, 2, ... steps would get."""
+) -> list[TrainOutput]:
+    """Run the greedy policy for validation: each output has the reward and ranking of serving with 1, 2, ... steps."""
     greedy = context.model_copy(update={"explore": False, "split": split})
-    outputs = run_training(graph, inputs, greedy, n_steps=n_steps, progress=progress)
-    return [sum(output.rewards[step] for output in outputs) / len(outputs) for step in range(n_steps)]
+    return run_training(graph, inputs, greedy, n_steps=n_steps, progress=progress)

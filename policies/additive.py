@@ -25,6 +25,7 @@ N_FOLDS = 5
 EFFECT_VARIANCE = 0.003
 """Prior variance of what one choice is worth, shared and personal alike, in squared NDCG: typically .05 or so."""
 INTERCEPT_VARIANCE = 1.0
+JS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ def fit_additive(
         rows, weights = folds == fold, np.linalg.solve(gram - fold_gram, moment - fold_moment)
         rest[rows] = y[rows] - x[rows, :n_shared] @ weights[:n_shared]
         unseen[rows] = np.stack([x[rows, part] @ weights[part] for part in parts], axis=1)
-    trust = lsq_linear(unseen, rest, bounds=(0.0, 1.0)).x if np.ptp(folds) else np.zeros(len(codes))
+    trust = _trust(unseen, rest) if np.ptp(folds) else np.zeros(len(codes))
 
     root = np.linalg.cholesky(gram)
     weights = cho_solve((root, True), moment)
@@ -102,6 +103,15 @@ def fit_additive(
     return AdditiveModel(
         intercept=float(weights[0]), shared=shared, personal=personal, trust=trust, noise=noise, precision_root=root
     )
+
+
+def _trust(predicted: Array, rewards: Array) -> Array:
+    """Return each personal part's weight in [0, 1], shrunk by how uncertain it is (positive-part James-Stein)."""
+    found = lsq_linear(predicted, rewards, bounds=(0.0, 1.0))
+    gram = predicted.T @ predicted + 1e-9 * np.eye(predicted.shape[1])
+    variance = 2 * found.cost / len(rewards) * np.diag(np.linalg.inv(gram))
+    shrunk: Array = found.x * np.maximum(0.0, 1.0 - JS * variance / np.maximum(found.x**2, 1e-12))
+    return shrunk
 
 
 def _gram(x: Array, y: Array) -> tuple[Array, Array]:

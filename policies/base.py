@@ -37,6 +37,8 @@ class PolicyInfo:
     """Users it was trained or selected on; `evaluate` leaves them out."""
     n_steps: int = 1
     """Calls per served request."""
+    fusion_weights: tuple[float, ...] = ()
+    """What each step counts for in `fusion="weighted"`, learned on validation users; empty where nothing was."""
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from promptailor.policies.base import Decision, PolicyInfo
 from promptailor.policies.types import StateInputs
@@ -15,6 +16,8 @@ class SinglePrompt:
 
     spec: PromptSpec
     info: PolicyInfo
+    stopped: Literal["finished", "budget"] = "finished"
+    """Whether the search that found it came to its end."""
 
     def choose(self, inputs: StateInputs, *, key: tuple[str | int, ...], explore: bool) -> Decision:
         """Return the prompt, whoever asks."""

@@ -118,13 +118,13 @@ class StateEncoder(nn.Module):
         return torch.cat([features.user, CONTEXT_SCALE * prompt, CONTEXT_SCALE * ranking, *counters], dim=1)
 
     def _pool(self, features: StateFeatures) -> Tensor:
-        n_rows, longest, _ = features.ranking.shape
-        some = features.n_ranked[:, None] > 0
+        """Return one vector per ranking, zero where there is none."""
         if self.gru is None:
-            place = torch.arange(longest)[None, :, None] < features.n_ranked[:, None, None]
+            place = torch.arange(features.ranking.shape[1])[None, :, None] < features.n_ranked[:, None, None]
             return (features.ranking * place).sum(dim=1) / features.n_ranked.clamp(min=1)[:, None]
-        if longest == 0:
-            return features.user.new_zeros(n_rows, self.gru.hidden_size)
-        outputs, _ = self.gru(features.ranking)
-        last = outputs[torch.arange(n_rows), features.n_ranked.clamp(min=1) - 1]
-        return torch.where(some, last, torch.zeros_like(last))
+        pooled = features.user.new_zeros(len(features.user), self.gru.hidden_size)
+        rows = features.n_ranked.nonzero()[:, 0]
+        if len(rows):
+            outputs, _ = self.gru(features.ranking[rows])
+            pooled[rows] = outputs[torch.arange(len(rows)), features.n_ranked[rows] - 1]
+        return pooled

@@ -35,6 +35,8 @@ class Mixture:
     """A sentence pattern is left out."""
     paraphrase: float = 0.15
     """A sentence is shown as one of its paraphrases."""
+    in_words: float = 0.25
+    """A prompt's catalogue sentences are spelled out in words."""
     positives_first: float = 0.5
     """The user's future titles lead the order; otherwise the order is the teacher's alone."""
     user_profile: float = 0.10
@@ -56,9 +58,7 @@ class Example:
     """How many leading places of `numbers` mean something; the rest are in random order."""
 
     title_places: list[int] = field(default_factory=list)
-    """Where the tokens of candidates stand in `prompt`; candidates without a token are left out."""
-    fits: list[list[float]] = field(default_factory=list)
-    """How well each of those candidates fits under every strategy, standardised over the candidates."""
+    """Where the candidates' title tokens stand in `prompt`, best first; empty where a candidate has none."""
 
     @property
     def n_tokens(self) -> int:
@@ -157,9 +157,8 @@ class Corpus:
         prompt = assemble(request, spec, self._catalogue, seed=0, refined=self._refined(rng, spec))
         place = {item.item_id: n for n, item in enumerate(prompt.shown, 1)}
         ranked = [place[ids[i]] for i in order]
-        tokens = self._encoder.messages(prompt.messages)
-        places = self._candidate_places(tokens, prompt.shown)
-        fits = self._teachers.fits(shown, [*positives, *negatives])
+        tokens = self._encoder.messages(prompt.messages, in_words=rng.random() < self.mixture.in_words)
+        place_of = self._candidate_places(tokens)
         output_format = self._catalogue.output_format.sentences[spec.output_format or 0]
         answer = answer_text(output_format, ranked, [prompt.shown[n - 1].title for n in ranked])
         return Example(
@@ -167,15 +166,14 @@ class Corpus:
             answer=[*self._encoder.text(answer), self._encoder.end_id],
             numbers=ranked,
             n_ordered=n_ordered,
-            title_places=[p for p, _ in places],
-            fits=[fits[ids.index(item_id)].tolist() for _, item_id in places],
+            title_places=[place_of[n] for n in ranked] if len(place_of) == len(ranked) else [],
         )
 
-    def _candidate_places(self, tokens: list[int], shown: Sequence[Item]) -> list[tuple[int, str]]:
-        """Return (place, item id) of the candidates' title tokens; a candidate outside the catalogue has none."""
-        markers = {token: n for n, token in enumerate(self._encoder.marker_ids)}
-        places = ((place, shown[markers[t]]) for place, t in enumerate(tokens) if t in markers)
-        return [(place + 1, item.item_id) for place, item in places if tokens[place + 1] in self._title_ids]
+    def _candidate_places(self, tokens: list[int]) -> dict[int, int]:
+        """Return where each candidate's title token stands, by its number; titles spelled in bytes have none."""
+        markers = {token: n for n, token in enumerate(self._encoder.marker_ids, 1)}
+        places = {markers[token]: place + 1 for place, token in enumerate(tokens) if token in markers}
+        return {n: place for n, place in places.items() if tokens[place] in self._title_ids}
 
     def _user(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self._sequences), p=self._weights))

@@ -45,6 +45,7 @@ class LmManifest(Model):
     """The `TrainingConfig`."""
     minutes: float
     """Wall clock of the training."""
+    phrases: tuple[str, ...]
     words: tuple[str, ...]
     """The vocabulary that is not from the data set."""
     item_ids: tuple[str, ...]
@@ -115,7 +116,7 @@ def finish(weights: Path, dataset: Dataset, catalogue: Catalogue, folder: Path) 
     manifest = read_manifest(weights)
     if missing := [item_id for item_id in manifest.item_ids if item_id not in dataset.items]:
         raise DataError(f"data set {dataset.name} lacks item {missing[0]!r}, which {weights.name} was trained on")
-    vocabulary = data_vocabulary(manifest.words, manifest.item_ids, dataset, catalogue)
+    vocabulary = data_vocabulary(manifest.phrases, manifest.words, manifest.item_ids, dataset, catalogue)
     if digest(vocabulary) != manifest.vocabulary_digest:
         raise DataError(
             f"data set {dataset.name}: titles differ from those {weights.name} was trained on; "
@@ -135,5 +136,5 @@ def finish(weights: Path, dataset: Dataset, catalogue: Catalogue, folder: Path) 
 
 def digest(vocabulary: Vocabulary) -> str:
     """Digest what every token stands for."""
-    text = "\n".join((*vocabulary.words, "", *vocabulary.lines))
+    text = "\n".join((*vocabulary.phrases, "", *vocabulary.words, "", *vocabulary.lines))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -112,11 +112,6 @@ class Teachers:
         order = np.argsort(-self._whole_history(shown, shown), kind="stable")
         return [int(i) for i in shown[order[:n]]]
 
-    def fits(self, history: Sequence[int], candidates: Sequence[int]) -> Vectors:
-        """Score candidates under every strategy, standardised: shape (len(candidates), len(strategies))."""
-        scores = [_standardise(self.scores(strategy, history, candidates)) for strategy in self.strategies]
-        return np.stack(scores, axis=1)
-
     def _popularity(self, history: Indices, candidates: Indices) -> Vectors:
         return self.log_popularity[candidates]
 

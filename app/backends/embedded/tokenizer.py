@@ -1,4 +1,7 @@
-"""The embedded model's tokenizer: one token per catalogue title, one per word of the prompts, bytes for anything else.
+"""The embedded model's tokenizer: one token per title, per catalogue sentence and per word; bytes for anything else.
+
+A catalogue sentence, with its domain words, is one token, as any frequent string is in a trained BPE: prompts are
+less than half as long. Anything reworded falls to words, and training shows the catalogue's own sentences both ways.
 
 A title is a token only as a whole line of a list ("- title", "3. title"): a normalizer turns the blank after the list
 marker into a private-use character, which the pre-tokenizer never splits behind. So the film `Heat` and the word
@@ -7,6 +10,7 @@ marker into a private-use character, which the pre-tokenizer never splits behind
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +47,10 @@ _NUMBER_FORMS = ("{n}", " {n}", "\n{n}", f"\n{{n}}.{_TITLE}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What the token ids stand for, in id order: special tokens, bytes, numbers, words, then lines."""
+    """What the token ids stand for, in id order: special tokens, bytes, numbers, phrases, words, then lines."""
+
+    phrases: tuple[str, ...]
+    """Whole sentences and headings; each has a second token with a line break before it."""
 
     words: tuple[str, ...]
     """Pre-tokens of the prompts' own language, a leading blank or line break included."""
@@ -59,7 +66,7 @@ def unique_lines(texts: Iterable[str]) -> tuple[str, ...]:
 
 def collect_words(texts: Iterable[str]) -> tuple[str, ...]:
     """Return every pre-token of the texts that is neither a title nor a number label, sorted."""
-    split = _pre_tokenizer()
+    split = _splitter(())
     normalizer = _normalizer()
     numbers = {pieces for n in range(1, MAX_LABEL + 1) for pieces in (f"{n}", f" {n}", f"\n{n}", f"\n{n}.")}
     pieces = {piece for text in texts for piece, _ in split.pre_tokenize_str(normalizer.normalize_str(text))}
@@ -71,16 +78,15 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     alphabet = _byte_alphabet()
     tokens = list(SPECIAL) + [alphabet[byte] for byte in range(256)]
     numbers = [form.format(n=n).rstrip(_TITLE) for form in _NUMBER_FORMS for n in range(1, MAX_LABEL + 1)]
-    tokens += [_as_bytes(text, alphabet) for text in (*numbers, *vocabulary.words)]
+    phrases = [text for phrase in vocabulary.phrases for text in (phrase, f"\n{phrase}")]
+    tokens += [_as_bytes(text, alphabet) for text in (*numbers, *phrases, *vocabulary.words)]
     tokens += [_as_bytes(_TITLE + title, alphabet) for title in vocabulary.lines]
     ids: dict[str, int] = {}
     for token in tokens:
         ids.setdefault(token, len(ids))
     core = Tokenizer(models.BPE(vocab=ids, merges=[], ignore_merges=True))
     core.normalizer = _normalizer()
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [_pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    core.pre_tokenizer = _pre_tokenizer(vocabulary.phrases)
     core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(_TITLE, " ")])
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(
@@ -96,22 +102,26 @@ class PromptEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._core.encode_special_tokens = True
+        self._in_words = Tokenizer.from_str(self._core.to_str())
+        self._in_words.encode_special_tokens = True
+        self._in_words.pre_tokenizer = _pre_tokenizer(())
         self.pad_id, self.end_id, *roles = (self._core.token_to_id(token) for token in SPECIAL)
         self._roles = dict(zip(("system", "user", "assistant"), roles, strict=True))
         self.vocab_size = self._core.get_vocab_size()
         self.marker_ids = [self._core.encode(f"\n{n}. -").ids[0] for n in range(1, MAX_LABEL + 1)]
         self.label_ids = {str(n): self._core.token_to_id(str(n)) for n in range(1, MAX_LABEL + 1)}
 
-    def text(self, text: str) -> list[int]:
-        """Encode bare text, such as an answer."""
-        ids: list[int] = self._core.encode(text, add_special_tokens=False).ids
+    def text(self, text: str, *, in_words: bool = False) -> list[int]:
+        """Encode bare text, such as an answer; `in_words` spells catalogue sentences out."""
+        core = self._in_words if in_words else self._core
+        ids: list[int] = core.encode(text, add_special_tokens=False).ids
         return ids
 
-    def messages(self, messages: Sequence[Message]) -> list[int]:
+    def messages(self, messages: Sequence[Message], *, in_words: bool = False) -> list[int]:
         """Encode a conversation up to and including the marker after which the model answers."""
         ids: list[int] = []
         for message in messages:
-            ids += [self._roles[message.role], *self.text(message.content), self.end_id]
+            ids += [self._roles[message.role], *self.text(message.content, in_words=in_words), self.end_id]
         return [*ids, self._roles["assistant"]]
 
     def title_id(self, title: str) -> int | None:
@@ -132,8 +142,15 @@ def _normalizer() -> normalizers.Normalizer:
     return normalizers.Replace(Regex(_LIST_BLANK), _TITLE)
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+def _splitter(phrases: Sequence[str]) -> pre_tokenizers.PreTokenizer:
+    longest_first = sorted(phrases, key=lambda phrase: (-len(phrase), phrase))
+    whole = "".join(rf"\n?{re.escape(phrase)}|" for phrase in longest_first)
+    return pre_tokenizers.Split(Regex(whole + _PIECES), behavior="isolated")
+
+
+def _pre_tokenizer(phrases: Sequence[str]) -> pre_tokenizers.PreTokenizer:
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([_splitter(phrases), to_bytes])
 
 
 def _byte_alphabet() -> list[str]:

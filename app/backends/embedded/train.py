@@ -55,10 +55,9 @@ class TrainingConfig:
     weight_decay: float = 0.05
     warmup: float = 0.03
     """Share of a stage in which the learning rate rises; it then falls to zero along a cosine."""
-    list_weight: float = 1.0
-    """Weight of the list-wise loss against the answer's cross-entropy."""
-    probe_weight: float = 1.0
-    """Weight of the probe's squared error."""
+    naming_layer: int = 3
+    """The layer whose output must name titles; those after it look up their numbers."""
+    probe_weight: float = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,47 +228,48 @@ def build_model(encoder: PromptEncoder, config: TrainingConfig, seed: int) -> Ll
     )
 
 
-def title_loss(model: LlamaForCausalLM, batch: Sequence[TitleSequence], encoder: PromptEncoder) -> torch.Tensor:
-    """Return the cross-entropy of the titles of a batch of histories."""
+def title_loss(
+    model: LlamaForCausalLM, batch: Sequence[TitleSequence], encoder: PromptEncoder, config: TrainingConfig
+) -> torch.Tensor:
+    """Return the cross-entropy of the titles of a batch of histories, read from the layer that names titles."""
     ids = pad([s.tokens for s in batch], encoder.pad_id)
     rows = torch.tensor([r for r, s in enumerate(batch) for _ in s.title_places])
     places = torch.tensor([p for s in batch for p in s.title_places])
-    hidden = model.model(input_ids=ids).last_hidden_state[rows, places - 1]
-    return F.cross_entropy(model.lm_head(hidden), ids[rows, places])
+    layers = model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    named = model.model.norm(layers[config.naming_layer][rows, places - 1])
+    return F.cross_entropy(model.lm_head(named).float(), ids[rows, places])
 
 
 def answer_loss(
     model: LlamaForCausalLM, probe: torch.nn.Linear, batch: Sequence[Example], encoder: PromptEncoder, config: TrainingConfig
 ) -> torch.Tensor:
-    """Return the loss of stage two: answers token by token, rankings by the first token, and the probe's.
+    """Return the loss of stage two: answers token by token, rankings by the first token, and two that show the way.
 
-    The probe reads from the last layer but one, at each candidate's title, how well the candidate fits under every
-    strategy. It is thrown away after training; without it the model needs many times the steps until it starts to rank.
+    Ranking by number takes two steps that a model finds together only after a long plateau: know which title is wanted,
+    and look up its number. So the naming layer, where stage one already predicts titles, must rank the candidates'
+    titles at the place of the first answer token; and the probe must read a candidate's own number at its title.
     """
     ids = pad([e.prompt + e.answer for e in batch], encoder.pad_id)
     rows = torch.tensor([r for r, e in enumerate(batch) for _ in e.answer])
     places = torch.tensor([len(e.prompt) + k for e in batch for k in range(len(e.answer))])
     output = model.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-    hidden = output.last_hidden_state
+    hidden, naming = output.last_hidden_state, output.hidden_states[config.naming_layer]
     loss = F.cross_entropy(model.lm_head(hidden[rows, places - 1]).float(), ids[rows, places])
-    ranked = [(r, e) for r, e in enumerate(batch) if e.numbers]
+    ranked = [(r, e) for r, e in enumerate(batch) if e.title_places]
     if not ranked:
         return loss
+    at = [r for r, _ in ranked], [len(e.prompt) - 1 for _, e in ranked]
     numbers = pad([e.numbers for _, e in ranked], 0)
-    first = hidden[[r for r, _ in ranked], [len(e.prompt) - 1 for _, e in ranked]]
-    scores = F.linear(first, model.lm_head.weight[list(encoder.label_ids.values())]).float()
-    scores = scores.gather(1, (numbers - 1).clamp(min=0))
-    n_ordered = torch.tensor([e.n_ordered for _, e in ranked])
-    listwise = plackett_luce(scores, numbers > 0, n_ordered)
-    rows = torch.tensor([r for r, e in ranked for _ in e.title_places])
-    places = torch.tensor([p for _, e in ranked for p in e.title_places])
-    fits = torch.tensor([fit for _, e in ranked for fit in e.fits])
-    probed = probe(output.hidden_states[config.n_layers // 2][rows, places]).float()
-    own = torch.tensor([encoder.marker_ids.index(e.prompt[p - 1]) for _, e in ranked for p in e.title_places])
-    n_strategies = fits.shape[1]
-    probed = F.mse_loss(probed[:, :n_strategies], fits) + 0.3 * F.cross_entropy(probed[:, n_strategies:], own)
-    global LAST; LAST=(loss.item(), listwise.item(), probed.item())
-    return loss + config.list_weight * listwise + config.probe_weight * probed
+    present, n_ordered = numbers > 0, torch.tensor([e.n_ordered for _, e in ranked])
+    scores = F.linear(hidden[at], model.lm_head.weight[list(encoder.label_ids.values())]).float()
+    by_number = plackett_luce(scores.gather(1, (numbers - 1).clamp(min=0)), present, n_ordered)
+    title_places = pad([e.title_places for _, e in ranked], 0)
+    titles = ids[torch.tensor(at[0])[:, None], title_places]
+    named = model.model.norm(naming[at])
+    by_title = plackett_luce((model.lm_head.weight[titles] * named[:, None]).sum(-1).float(), present, n_ordered)
+    own = probe(naming[torch.tensor(at[0])[:, None], title_places][present]).float()
+    global LAST; LAST=(loss.item(), by_number.item(), by_title.item(), F.cross_entropy(own, numbers[present] - 1).item())
+    return loss + by_number + by_title + config.probe_weight * F.cross_entropy(own, numbers[present] - 1)
 
 
 def plackett_luce(scores: torch.Tensor, present: torch.Tensor, n_ordered: torch.Tensor) -> torch.Tensor:

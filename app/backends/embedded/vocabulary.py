@@ -15,10 +15,22 @@ def prompt_words(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, 
     return collect_words(_texts(catalogue, tasks, domain))
 
 
+def prompt_phrases(catalogue: Catalogue, domain: str) -> tuple[str, ...]:
+    """Return what ranking prompts are made of, whole: the headings with their fences, and every sentence."""
+    headings = (
+        f"{catalogue.history_records.text}\n<history>",
+        f"{catalogue.candidates.text}\n<candidates>",
+        f"{catalogue.user_profile.text}\n<profile>",
+    )
+    sentences = (s.text for pattern in SENTENCE_PATTERNS for s in catalogue.sentences(pattern))
+    words = catalogue.words(domain)
+    return tuple(dict.fromkeys(text.format_map(words) for text in (*headings, *sentences)))
+
+
 def data_vocabulary(
-    words: Sequence[str], item_ids: Sequence[str], dataset: Dataset, catalogue: Catalogue
+    phrases: Sequence[str], words: Sequence[str], item_ids: Sequence[str], dataset: Dataset, catalogue: Catalogue
 ) -> Vocabulary:
-    """Add what the data set says to the prompts' own words: category words, the items' titles, and profile lines."""
+    """Add what the data set says to the prompts' own language: category words, the items' titles, and profile lines."""
     items = [dataset.items[item_id] for item_id in item_ids]
     categories = collect_words(text for item in items for kind in item.categories for text in (kind, f" {kind}"))
     titles = (item.title for item in items)
@@ -31,7 +43,11 @@ def data_vocabulary(
             if (value := getattr(profile, field, None))
         }
     )
-    return Vocabulary(words=tuple(dict.fromkeys((*words, *categories))), lines=unique_lines((*titles, *profile_lines)))
+    return Vocabulary(
+        phrases=tuple(phrases),
+        words=tuple(dict.fromkeys((*words, *categories))),
+        lines=unique_lines((*titles, *profile_lines)),
+    )
 
 
 def _texts(catalogue: Catalogue, tasks: Tasks, domain: str) -> Iterator[str]:

@@ -30,8 +30,9 @@ class KeyedTeam:
         return {pattern: f"Chooses the {pattern} of the prompt." for pattern in self.patterns}
 
     def observe(self, inputs: StateInputs) -> list[float]:
-        key = (inputs.step, inputs.history_length, *inputs.sentences, *(item.item_id for item in inputs.ranking))
-        return [uniform(*key), *(uniform(item.item_id) for item in inputs.history[-3:])]
+        ranking = [item.item_id for item in inputs.ranking]
+        key = uniform(inputs.step, inputs.history_length, *inputs.sentences, *ranking)
+        return [key, *(uniform(item.item_id) for item in inputs.history[-3:])]
 
     def act(
         self, pattern: PatternName, vector: Sequence[float], *, key: tuple[str | int, ...], explore: bool

@@ -1,0 +1,20 @@
+"""The yardstick of the in-process back end: `generate` as a script would call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from promptailor.app.backends.embedded.engine import Engine
+from promptailor.prompts.llm import Message
+
+
+def bare_generate(engine: Engine, prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> None:
+    """Call `generate` on one padded batch, with nothing around it."""
+    rows = [engine.encoder.messages(prompt) for prompt in prompts]
+    width, pad = max(map(len, rows)), engine.encoder.pad_id
+    batch = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    with torch.inference_mode():
+        engine.model.generate(batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
