@@ -23,9 +23,10 @@ from rich.table import Table
 from promptailor.app.backends.embedded.bare import bare_generate
 from promptailor.app.backends.embedded.engine import Engine
 from promptailor.app.backends.store import ResponseStore
+from promptailor.app.job import TrainConfig
 from promptailor.app.lm import model_path
 from promptailor.app.settings import Settings
-from promptailor.app.training import TrainConfig, run_training_job
+from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, train_inputs
 from promptailor.evals.types import EvalCase
 from promptailor.graph.context import Context

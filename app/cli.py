@@ -78,7 +78,8 @@ def train(
     json_output: JsonOption = False,
 ) -> None:
     """Learn a prompt policy on training users and select it on validation users."""
-    from promptailor.app.training import TrainConfig, run_training_job
+    from promptailor.app.job import TrainConfig
+    from promptailor.app.training import run_training_job
 
     config = TrainConfig(
         policy=policy, dataset=dataset, model=model, refiner=refiner, users=users, seed=seed, preset=preset,

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from promptailor.app.data import get_dataset, list_datasets
 from promptailor.app.evaluation import EvaluateConfig, Evaluation, run_evaluation
+from promptailor.app.job import TrainConfig
 from promptailor.app.settings import Settings
-from promptailor.app.training import TrainConfig, run_training_job
+from promptailor.app.training import run_training_job
 
 DATASET = "ml-100k"
 MODEL = "embedded:ml-100k"

@@ -15,10 +15,11 @@ from rich.table import Table
 from promptailor.app.backends.budget import Budget
 from promptailor.app.commit import current_commit
 from promptailor.app.headroom import measure_headroom
+from promptailor.app.job import TrainConfig
 from promptailor.app.methods import SEARCHES, MethodSpec, build_methods, calls_model, parse_methods
 from promptailor.app.progress import progress_bar
 from promptailor.app.settings import Settings
-from promptailor.app.training import TrainConfig, run_training_job
+from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, open_store
 from promptailor.evals.baselines.registry import null_controls
 from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve

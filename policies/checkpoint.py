@@ -6,7 +6,6 @@ A folder is written whole or not at all, and is loaded only for the catalogue it
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile

@@ -1,45 +1,52 @@
-"""Random search: random prompts, each scored on the same users, the best mean kept. What any clever search must beat."""
+"""Random search: the null method every prompt optimiser has to beat at equal calls.
+
+Random prompts, each scored on as many users, the best mean kept. (`best-of-k` is the other null method: k random
+prompts per *request*, the best kept by label; it needs the label, so it is an evaluation baseline and no policy.)
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 from promptailor.policies.base import PolicyInfo, PromptEvaluator, Trial
-from promptailor.policies.draws import uniform
+from promptailor.policies.draws import sample_index
 from promptailor.policies.manual import SinglePrompt
-from promptailor.policies.search_space import prompt_space
-from promptailor.prompts.errors import BudgetExceededError, InputError
-from promptailor.prompts.patterns import Catalogue
+from promptailor.prompts.errors import BudgetExceededError
+from promptailor.prompts.patterns import Catalogue, PromptSpec
 
-USERS_PER_PROMPT = 50
-"""Enough to tell prompts .1 apart (sd .3 per user), few enough to try many."""
+LENGTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30)
+"""History lengths that one-shot methods choose from."""
+USERS_PER_PROMPT = 25
 
 
-def random_search(evaluator: PromptEvaluator, catalogue: Catalogue, *, calls: int, seed: int) -> SinglePrompt:
-    """Return the best of `calls / USERS_PER_PROMPT` random prompts, all scored on the same users.
+def random_prompt(catalogue: Catalogue, lengths: Sequence[int], *key: str | int) -> PromptSpec:
+    """Draw a prompt uniformly from the joint space; the draw is a function of `key`."""
 
-    Args:
-        evaluator: runs trials on training users.
-        catalogue: the prompt space.
-        calls: trials in all.
-        seed: draws prompts and users.
+    def draw(name: str, n: int) -> int:
+        return sample_index([1 / n] * n, *key, name)
 
-    Raises:
-        InputError: there are too few calls to score a single prompt.
-    """
-    users = sorted(evaluator.user_ids, key=lambda user: uniform("random search users", seed, user))[:USERS_PER_PROMPT]
-    n_prompts = calls // len(users)
-    if not n_prompts:
-        raise InputError(f"--calls {calls}: one prompt takes {len(users)} calls")
-    space = sorted(prompt_space(catalogue), key=lambda spec: uniform("random search", seed, spec.model_dump_json()))
-    best, best_mean = catalogue.manual_prompt, float("-inf")
-    stopped: Literal["finished", "budget"] = "finished"
-    try:
-        for spec in space[:n_prompts]:
+    return PromptSpec(
+        role_playing=draw("role_playing", catalogue.n_actions("role_playing")),
+        history_length=lengths[draw("history_records", len(lengths))],
+        reasoning_guidance=draw("reasoning_guidance", catalogue.n_actions("reasoning_guidance")),
+        output_format=draw("output_format", catalogue.n_actions("output_format")),
+    )
+
+
+def random_search(
+    evaluator: PromptEvaluator, catalogue: Catalogue, *, calls: int, seed: int, lengths: Sequence[int] = LENGTHS
+) -> SinglePrompt:
+    """Return the best of calls / 25 random prompts; all are scored on the same users, so luck with users cancels."""
+    users = evaluator.user_ids[: min(USERS_PER_PROMPT, calls)]
+    best, best_mean, stopped = catalogue.manual_prompt, float("-inf"), "finished"
+    for number in range(max(1, calls // len(users))):
+        spec = random_prompt(catalogue, lengths, "random search", seed, number)
+        try:
             rewards = evaluator.rewards([Trial(user_id=user, spec=spec) for user in users])
-            if (mean := sum(rewards) / len(rewards)) > best_mean:
-                best, best_mean = spec, mean
-    except BudgetExceededError:
-        stopped = "budget"
-    info = PolicyInfo(name="random-search", version="untrained", train_users=tuple(users))
-    return SinglePrompt(spec=best, info=info, stopped=stopped)
+        except BudgetExceededError:
+            stopped = "budget"
+            break
+        mean = sum(rewards) / len(rewards)
+        if mean > best_mean:
+            best, best_mean = spec, mean
+    return SinglePrompt(spec=best, info=PolicyInfo(name="random-search", version="untrained"), stopped=stopped)

@@ -178,7 +178,9 @@ class Corpus:
     def _user(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self._sequences), p=self._weights))
 
-    def _moment(self, rng: np.random.Generator, user: int, reach: float = 1.0) -> tuple[list[int], list[int], list[int]]:
+    def _moment(
+        self, rng: np.random.Generator, user: int, reach: float = 1.0
+    ) -> tuple[list[int], list[int], list[int]]:
         """Draw a moment of a user: the history until then, one to three future items, and untouched items."""
         sequence = self._sequences[user]
         cut = int(rng.integers(1, len(sequence)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder
 from promptailor.prompts.errors import InputError
@@ -46,15 +46,16 @@ class Engine:
     """
 
     def __init__(self, model: LlamaForCausalLM, encoder: PromptEncoder) -> None:
-        self.model, self.encoder = model.eval(), encoder
+        model.train(False)
+        self.model, self.encoder = model, encoder
         self._labels = {label: row for row, label in enumerate(encoder.label_ids)}
         self._label_rows = model.lm_head.weight[list(encoder.label_ids.values())].detach()
 
     @classmethod
     def from_folder(cls, path: Path) -> Engine:
         """Load a finished folder; weights are widened to fp32 whatever they are stored in."""
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        return cls(model, PromptEncoder(AutoTokenizer.from_pretrained(path)))
+        model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+        return cls(model, PromptEncoder(PreTrainedTokenizerFast.from_pretrained(path)))
 
     def rank_batch(self, prompts: Sequence[Prompt], labels: Sequence[Sequence[str]]) -> list[LabelScores]:
         """Score the labels of each prompt with one forward pass per chunk of prompts.
@@ -99,5 +100,6 @@ class Engine:
         width = max(map(len, ids))
         batch = torch.tensor([[*[self.encoder.pad_id] * (width - len(row)), *row] for row in ids])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        output = self.model.generate(batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
+        model: Any = self.model  # `generate` is annotated for another class
+        output = model.generate(batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
         return [self.encoder.decode(row) for row in output[:, width:].tolist()]

@@ -1,10 +1,11 @@
-"""What an embedded model is worth: its best fixed prompt, whether its answers are valid, whether it follows reasoning."""
+"""What an embedded model is worth: its best fixed prompt, the validity of its answers, how it follows reasoning."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import kendalltau
 
 from promptailor.app.backends.embedded.engine import Engine
@@ -146,7 +147,9 @@ class _Evaluation:
             n_parameters=self.engine.model.num_parameters(),
             popularity=float(np.mean(popularity)),
             prompts=tuple(
-                PromptQuality(reasoning=reasoning, history_length=length, ndcg=float(np.mean(scores[reasoning, length])))
+                PromptQuality(
+                    reasoning=reasoning, history_length=length, ndcg=float(np.mean(scores[reasoning, length]))
+                )
                 for reasoning, length in ordered
             ),
             gain=estimate(gain, key=("lm-eval", "gain", self.seed)),
@@ -202,7 +205,7 @@ class _Evaluation:
             )
             self.progress("teachers", index + 1, len(sentences))
 
-    def _taus(self, strategy: str, rankings: Sequence[Sequence[str]]) -> np.ndarray:
+    def _taus(self, strategy: str, rankings: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
         """Return each user's tau-b of a ranking and the teacher's scores; a teacher that ties all agrees by 0."""
         taus = []
         for case, ranking in zip(self.cases, rankings, strict=True):
@@ -210,7 +213,7 @@ class _Evaluation:
             taus.append(kendalltau(-np.arange(len(ranking)), scores).statistic)
         return np.nan_to_num(np.array(taus))
 
-    def _scores(self, strategy: str, case: EvalCase, item_ids: Sequence[str], length: int) -> np.ndarray:
+    def _scores(self, strategy: str, case: EvalCase, item_ids: Sequence[str], length: int) -> npt.NDArray[np.float32]:
         history = [self.index[item.item_id] for item in case.request.history[-length:]] if length else []
         return self.teachers.scores(strategy, history, [self.index[i] for i in item_ids])
 

@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import ValidationError
 from transformers import LlamaForCausalLM
 
@@ -61,7 +60,7 @@ def finished_folder(name: str, *, models_dir: Path, data_dir: Path) -> Path:
     """Return the folder that `transformers` loads, assembled on first use.
 
     Args:
-        name: a shipped model, a folder under `models_dir`, or the path of a trained model's folder.
+        name: the path of a trained model's folder, one under `models_dir`, or a shipped model; looked up in this order.
         models_dir: where finished folders are kept.
         data_dir: where the data set is that the shipped weights were trained on.
 
@@ -69,15 +68,15 @@ def finished_folder(name: str, *, models_dir: Path, data_dir: Path) -> Path:
         SpecError: there is no such model; the message lists those there are.
         DataError: the data set is not there, or is not the one the weights were trained on.
     """
+    for folder in (Path(name), models_dir / name):
+        if (folder / _MANIFEST).is_file():
+            return folder
     if name not in shipped_models():
-        for folder in (Path(name), models_dir / name):
-            if (folder / _MANIFEST).is_file():
-                return folder
         known = ", ".join(shipped_models()) or "none"
         raise SpecError(
             f"embedded model {name!r}: there are {known}, or give the folder that `promptailor lm train --out` wrote"
         )
-    folder = models_dir / name
+    folder = models_dir / "shipped" / name
     with resources.as_file(_WEIGHTS.joinpath(name)) as weights:
         manifest = read_manifest(weights)
         if not (folder / _MANIFEST).is_file() or read_manifest(folder) != manifest:
@@ -101,8 +100,9 @@ def read_manifest(folder: Path) -> LmManifest:
 
 
 def write_weights(model: LlamaForCausalLM, manifest: LmManifest, card: str, folder: Path) -> None:
-    """Write what may ship: weights in half precision, configuration, manifest and model card."""
-    model.to(torch.float16).save_pretrained(folder)
+    """Write what may ship: weights, which it turns to half precision, configuration, manifest and model card."""
+    model.half()  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1), "utf-8")
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
 

@@ -102,7 +102,7 @@ class Teachers:
 
     def neighbours(self, item: int, n: int) -> list[int]:
         """Return the items most alike to one, itself left out, best first."""
-        likeness = self.likeness @ self.likeness[item]
+        likeness = _dot(self.likeness, self.likeness[item])
         likeness[item] = -np.inf
         return [int(i) for i in np.argsort(-likeness, kind="stable")[:n]]
 
@@ -117,10 +117,10 @@ class Teachers:
 
     def _next_item(self, history: Indices, candidates: Indices) -> Vectors:
         weights = _TRANSITION_DECAY ** np.arange(len(history) - 1, -1, -1, dtype=np.float32)
-        return self.enters[candidates] @ (weights @ self.leaves[history])
+        return _dot(self.enters[candidates], _dot(weights, self.leaves[history]))
 
     def _whole_history(self, history: Indices, candidates: Indices) -> Vectors:
-        return self.likeness[candidates] @ self.likeness[history].mean(axis=0)
+        return _dot(self.likeness[candidates], self.likeness[history].mean(axis=0))
 
     def _recent_window(self, history: Indices, candidates: Indices) -> Vectors:
         return self._whole_history(history[-RECENT_WINDOW:], candidates)
@@ -129,17 +129,17 @@ class Teachers:
         return self._whole_history(history[-1:], candidates)
 
     def _nearest(self, history: Indices, candidates: Indices) -> Vectors:
-        return (self.likeness[candidates] @ self.likeness[history].T).max(axis=1)
+        return np.asarray(_dot(self.likeness[candidates], self.likeness[history].T).max(axis=1))
 
     def _collaborative(self, history: Indices, candidates: Indices) -> Vectors:
-        return self.taste[candidates] @ self.taste[history].sum(axis=0)
+        return _dot(self.taste[candidates], self.taste[history].sum(axis=0))
 
     def _categories(self, history: Indices, candidates: Indices) -> Vectors:
-        return self.kinds[candidates] @ self.kinds[history].mean(axis=0)
+        return _dot(self.kinds[candidates], self.kinds[history].mean(axis=0))
 
     def _blend(self, history: Indices, candidates: Indices) -> Vectors:
         parts = (self._next_item, self._collaborative, self._categories, self._popularity)
-        return np.sum([_standardise(part(history, candidates)) for part in parts], axis=0)
+        return np.asarray(np.sum([_standardise(part(history, candidates)) for part in parts], axis=0))
 
 
 def _incidence(sequences: Sequence[Sequence[int]], n_items: int) -> csr_array:
@@ -152,16 +152,19 @@ def _incidence(sequences: Sequence[Sequence[int]], n_items: int) -> csr_array:
 
 def _transitions(sequences: Sequence[Sequence[int]], n_items: int) -> csr_array:
     """Count which items follow which within three steps, scaled by the square roots of both degrees."""
-    rows, columns, weights = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    weights: list[float] = []
     for sequence in sequences:
         for lag, weight in enumerate(_TRANSITION_WEIGHTS, 1):
             rows += sequence[:-lag]
             columns += sequence[lag:]
             weights += [weight] * max(len(sequence) - lag, 0)
-    counts = csr_array((np.asarray(weights, dtype=np.float32), (rows, columns)), shape=(n_items, n_items))
-    leaving = 1.0 / np.sqrt(np.maximum(counts.sum(axis=1), 1.0))
-    entering = 1.0 / np.sqrt(np.maximum(counts.sum(axis=0), 1.0))
-    return csr_array(counts.multiply(leaving[:, None]).multiply(entering[None, :]))
+    values = np.asarray(weights, dtype=np.float32)
+    leaving = np.sqrt(np.maximum(np.bincount(rows, values, n_items), 1.0))
+    entering = np.sqrt(np.maximum(np.bincount(columns, values, n_items), 1.0))
+    scaled = (values / (leaving[rows] * entering[columns])).astype(np.float32)
+    return csr_array((scaled, (rows, columns)), shape=(n_items, n_items))
 
 
 def _factorise(matrix: csr_array) -> tuple[Vectors, Vectors, Vectors]:
@@ -196,6 +199,10 @@ def _clusters(vectors: Vectors) -> Indices:
         nearest = np.argmax(vectors @ centres.T, axis=1)
         centres = _unit(np.stack([vectors[nearest == k].sum(axis=0) for k in range(_N_KINDS)]))
     return np.asarray(nearest, dtype=np.int64)
+
+
+def _dot(left: Vectors, right: Vectors) -> Vectors:
+    return np.asarray(left @ right, dtype=np.float32)
 
 
 def _unit(vectors: Vectors) -> Vectors:

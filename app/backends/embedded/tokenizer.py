@@ -89,7 +89,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = _pre_tokenizer(vocabulary.phrases)
     core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(_TITLE, " ")])
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core, pad_token=PAD, eos_token=END, padding_side="left", clean_up_tokenization_spaces=False
     )
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -105,11 +105,13 @@ class PromptEncoder:
         self._in_words = Tokenizer.from_str(self._core.to_str())
         self._in_words.encode_special_tokens = True
         self._in_words.pre_tokenizer = _pre_tokenizer(())
-        self.pad_id, self.end_id, *roles = (self._core.token_to_id(token) for token in SPECIAL)
+        self.pad_id, self.end_id, *roles = range(len(SPECIAL))
         self._roles = dict(zip(("system", "user", "assistant"), roles, strict=True))
         self.vocab_size = self._core.get_vocab_size()
-        self.marker_ids = [self._core.encode(f"\n{n}. -").ids[0] for n in range(1, MAX_LABEL + 1)]
-        self.label_ids = {str(n): self._core.token_to_id(str(n)) for n in range(1, MAX_LABEL + 1)}
+        self.number_forms = [self._forms(n) for n in range(1, MAX_LABEL + 1)]
+        """Tokens of each number from 1: bare, behind a blank, behind a line break, and before a listed title."""
+        self.label_ids = {str(n): forms[0] for n, forms in enumerate(self.number_forms, 1)}
+        self.marker_ids = [forms[-1] for forms in self.number_forms]
 
     def text(self, text: str, *, in_words: bool = False) -> list[int]:
         """Encode bare text, such as an answer; `in_words` spells catalogue sentences out."""
@@ -123,6 +125,10 @@ class PromptEncoder:
         for message in messages:
             ids += [self._roles[message.role], *self.text(message.content, in_words=in_words), self.end_id]
         return [*ids, self._roles["assistant"]]
+
+    def _forms(self, number: int) -> tuple[int, ...]:
+        texts = (f"{number}", f" {number}", f"\n{number}", f"\n{number}. -")
+        return tuple(self.text(text)[0] for text in texts)
 
     def title_id(self, title: str) -> int | None:
         """Return the token of a title, None where it is not in the catalogue."""

@@ -1,8 +1,8 @@
 """Training: a small Llama learns the catalogue's titles first, then to follow the prompts of the pattern catalogue.
 
-Stage one is plain next-title modelling of training histories (loss on the titles). Stage two is instruction tuning on
-`Corpus` examples: cross-entropy on the answer, plus a list-wise loss on the first answer token, so that one forward
-pass ranks all candidates. Title embeddings start from the teachers' factors instead of noise.
+Stage one is plain next-title modelling of training histories. Stage two is instruction tuning on `Corpus` examples,
+short lists first. Embeddings start from what is known: titles from the teachers' factors, the written forms of one
+number from one vector.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from promptailor.app.backends.embedded.card import model_card
-from promptailor.app.backends.embedded.corpus import Corpus, Example, TitleSequence
+from promptailor.app.backends.embedded.corpus import Corpus
 from promptailor.app.backends.embedded.folder import LmManifest, digest, finish, write_weights
+from promptailor.app.backends.embedded.losses import Losses
 from promptailor.app.backends.embedded.tasks import load_tasks
 from promptailor.app.backends.embedded.teachers import Teachers
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder, build_tokenizer
-from promptailor.app.backends.embedded.vocabulary import data_vocabulary, prompt_words
+from promptailor.app.backends.embedded.vocabulary import data_vocabulary, prompt_phrases, prompt_words
 from promptailor.evals.datasets import Dataset
 from promptailor.prompts.domain import Item
 from promptailor.prompts.patterns import Catalogue
 
 Stage = Literal["titles", "prompts"]
-_TITLE_STD = 0.03
 _POOL = 8  # batches drawn at once and sorted by length, so that a batch has little padding
+_EMBEDDING_STD = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +47,19 @@ class TrainingConfig:
     n_heads: int = 6
     intermediate_size: int = 512
     title_steps: int = 250
-    steps: int = 2400
+    steps: int = 4000
     """Of the second stage."""
-    batch_size: int = 32
+    batch_size: int = 16
     max_titles: int = 48
     """Titles per history of the first stage."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.03
     """Share of a stage in which the learning rate rises; it then falls to zero along a cosine."""
-    naming_layer: int = 3
-    """The layer whose output must name titles; those after it look up their numbers."""
-    probe_weight: float = 0.3
+    first_reach: float = 0.4
+    """Share of the full list lengths that the second stage starts with."""
+    full_reach_at: float = 0.2
+    """Share of the second stage after which lists have their full length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class TrainingProgress:
 
 
 class Sized(Protocol):
-    """A training example that knows its length in tokens."""
+    """A training example that knows its length."""
 
     @property
     def n_tokens(self) -> int:
@@ -105,35 +107,14 @@ def train_lm(
     """
     config, started = config or TrainingConfig(), time.monotonic()
     torch.set_num_threads(threads)
-    items = list(dataset.items.values())
     tasks = load_tasks()
-    words = prompt_words(catalogue, tasks, dataset.domain)
-    vocabulary = data_vocabulary(words, list(dataset.items), dataset, catalogue)
+    phrases, words = prompt_phrases(catalogue, dataset.domain), prompt_words(catalogue, tasks, dataset.domain)
+    vocabulary = data_vocabulary(phrases, words, list(dataset.items), dataset, catalogue)
     encoder = PromptEncoder(build_tokenizer(vocabulary))
     teachers = Teachers.of(dataset)
     corpus = Corpus(dataset, catalogue, tasks, encoder, teachers)
-    model = build_model(encoder, config, seed)
-    initialise_titles(model, encoder, items, teachers, seed)
-    _run_stage(
-        "titles",
-        config.title_steps,
-        model,
-        config,
-        seed,
-        progress,
-        lambda rng: corpus.title_sequence(rng, config.max_titles),
-        lambda batch: title_loss(model, batch, encoder),
-    )
-    _run_stage(
-        "prompts",
-        config.steps,
-        model,
-        config,
-        seed,
-        progress,
-        corpus.example,
-        lambda batch: answer_loss(model, batch, encoder, config.list_weight),
-    )
+    model = build_model(encoder, list(dataset.items.values()), teachers, config, seed)
+    _run(model, encoder, corpus, config, seed, progress)
     manifest = LmManifest(
         dataset=dataset.name,
         dataset_digest=dataset.digest,
@@ -143,6 +124,7 @@ def train_lm(
         n_parameters=model.num_parameters(),
         training=dataclasses.asdict(config),
         minutes=round((time.monotonic() - started) / 60, 1),
+        phrases=phrases,
         words=words,
         item_ids=tuple(dataset.items),
     )
@@ -152,66 +134,12 @@ def train_lm(
     return manifest
 
 
-def initialise_titles(
-    model: LlamaForCausalLM, encoder: PromptEncoder, items: Sequence[Item], teachers: Teachers, seed: int
-) -> None:
-    """Start the title embeddings from the teachers' item factors, reduced to the hidden size and rotated at random.
-
-    The rotation spreads what the factors say over all attention heads.
-    """
-    weight = model.get_input_embeddings().weight
-    size = weight.shape[1]
-    factors = teachers.factors(size)
-    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
-    rotated = np.pad(factors, ((0, 0), (0, size - factors.shape[1]))) @ rotation
-    with torch.no_grad():
-        for item, row in zip(items, rotated * (_TITLE_STD / rotated.std()), strict=True):
-            weight[encoder.title_id(item.title)] = torch.from_numpy(row).to(weight.dtype)
-
-
-def _run_stage(
-    stage: Stage,
-    n_steps: int,
-    model: LlamaForCausalLM,
-    config: TrainingConfig,
-    seed: int,
-    progress: Callable[[TrainingProgress], None],
-    draw: Callable[[np.random.Generator], S],
-    loss_of: Callable[[Sequence[S]], torch.Tensor],
-) -> None:
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
-    warmup = max(1, round(config.warmup * n_steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps)),
-    )
-    batches = _batches(np.random.default_rng((seed, len(stage))), draw, config.batch_size)
-    model.train()
-    for step in range(1, n_steps + 1):
-        loss = loss_of(next(batches))
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        progress(TrainingProgress(stage=stage, step=step, n_steps=n_steps, loss=loss.item()))
-    model.eval()
-
-
-def _batches(rng: np.random.Generator, draw: Callable[[np.random.Generator], S], batch_size: int) -> Iterator[list[S]]:
-    """Yield batches of examples of similar length, the batches themselves in random order."""
-    while True:
-        pool = sorted((draw(rng) for _ in range(_POOL * batch_size)), key=lambda example: example.n_tokens)
-        for start in rng.permutation(_POOL) * batch_size:
-            yield pool[start : start + batch_size]
-
-
-def build_model(encoder: PromptEncoder, config: TrainingConfig, seed: int) -> LlamaForCausalLM:
+def build_model(
+    encoder: PromptEncoder, items: Sequence[Item], teachers: Teachers, config: TrainingConfig, seed: int
+) -> LlamaForCausalLM:
     """Make the untrained model."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=encoder.vocab_size,
             hidden_size=config.hidden_size,
@@ -226,70 +154,114 @@ def build_model(encoder: PromptEncoder, config: TrainingConfig, seed: int) -> Ll
             pad_token_id=encoder.pad_id,
         )
     )
+    weight, rng = model.lm_head.weight, np.random.default_rng(seed)
+    lookup: Any = model.model.layers[-1].self_attn
+    with torch.no_grad():
+        # The last layer starts as a lookup: it attends to what its input resembles, and copies what stands there.
+        for matrix in (lookup.q_proj.weight, lookup.v_proj.weight):
+            matrix.normal_(std=config.hidden_size**-0.5)
+        lookup.k_proj.weight.copy_(lookup.q_proj.weight)
+        lookup.o_proj.weight.copy_(lookup.v_proj.weight.T)
+        for item, row in zip(items, _title_embeddings(teachers, config.hidden_size, rng), strict=True):
+            weight[encoder.title_id(item.title)] = torch.from_numpy(row).to(weight)
+        for forms in encoder.number_forms:
+            shared = torch.from_numpy(rng.normal(0.0, _EMBEDDING_STD, config.hidden_size)).to(weight)
+            weight[list(forms)] = shared + 0.5 * weight[list(forms)]
+    return model
 
 
-def title_loss(
-    model: LlamaForCausalLM, batch: Sequence[TitleSequence], encoder: PromptEncoder, config: TrainingConfig
-) -> torch.Tensor:
-    """Return the cross-entropy of the titles of a batch of histories, read from the layer that names titles."""
-    ids = pad([s.tokens for s in batch], encoder.pad_id)
-    rows = torch.tensor([r for r, s in enumerate(batch) for _ in s.title_places])
-    places = torch.tensor([p for s in batch for p in s.title_places])
-    layers = model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-    named = model.model.norm(layers[config.naming_layer][rows, places - 1])
-    return F.cross_entropy(model.lm_head(named).float(), ids[rows, places])
+def _title_embeddings(teachers: Teachers, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the teachers' item factors as embeddings, rotated at random to spread them over all attention heads."""
+    factors = teachers.factors(size)
+    rotation, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    rotated = np.pad(factors, ((0, 0), (0, size - factors.shape[1]))) @ rotation
+    return np.asarray(rotated * (_EMBEDDING_STD / rotated.std()))
 
 
-def answer_loss(
-    model: LlamaForCausalLM, probe: torch.nn.Linear, batch: Sequence[Example], encoder: PromptEncoder, config: TrainingConfig
-) -> torch.Tensor:
-    """Return the loss of stage two: answers token by token, rankings by the first token, and two that show the way.
+def _run(
+    model: LlamaForCausalLM,
+    encoder: PromptEncoder,
+    corpus: Corpus,
+    config: TrainingConfig,
+    seed: int,
+    progress: Callable[[TrainingProgress], None],
+) -> None:
+    """Train both stages."""
+    losses = Losses(model, encoder, naming_layer=config.n_layers - 1)
+    model.set_attn_implementation(_TRAINING_ATTENTION)
 
-    Ranking by number takes two steps that a model finds together only after a long plateau: know which title is wanted,
-    and look up its number. So the naming layer, where stage one already predicts titles, must rank the candidates'
-    titles at the place of the first answer token; and the probe must read a candidate's own number at its title.
-    """
-    ids = pad([e.prompt + e.answer for e in batch], encoder.pad_id)
-    rows = torch.tensor([r for r, e in enumerate(batch) for _ in e.answer])
-    places = torch.tensor([len(e.prompt) + k for e in batch for k in range(len(e.answer))])
-    output = model.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-    hidden, naming = output.last_hidden_state, output.hidden_states[config.naming_layer]
-    loss = F.cross_entropy(model.lm_head(hidden[rows, places - 1]).float(), ids[rows, places])
-    ranked = [(r, e) for r, e in enumerate(batch) if e.title_places]
-    if not ranked:
-        return loss
-    at = [r for r, _ in ranked], [len(e.prompt) - 1 for _, e in ranked]
-    numbers = pad([e.numbers for _, e in ranked], 0)
-    present, n_ordered = numbers > 0, torch.tensor([e.n_ordered for _, e in ranked])
-    scores = F.linear(hidden[at], model.lm_head.weight[list(encoder.label_ids.values())]).float()
-    by_number = plackett_luce(scores.gather(1, (numbers - 1).clamp(min=0)), present, n_ordered)
-    title_places = pad([e.title_places for _, e in ranked], 0)
-    titles = ids[torch.tensor(at[0])[:, None], title_places]
-    named = model.model.norm(naming[at])
-    by_title = plackett_luce((model.lm_head.weight[titles] * named[:, None]).sum(-1).float(), present, n_ordered)
-    own = probe(naming[torch.tensor(at[0])[:, None], title_places][present]).float()
-    global LAST; LAST=(loss.item(), by_number.item(), by_title.item(), F.cross_entropy(own, numbers[present] - 1).item())
-    return loss + by_number + by_title + config.probe_weight * F.cross_entropy(own, numbers[present] - 1)
+    def reach(done: float) -> float:
+        return min(1.0, config.first_reach + (1.0 - config.first_reach) * done / config.full_reach_at)
+
+    titles = _batches(
+        (seed, 1),
+        lambda rng, done: corpus.title_sequence(rng, config.max_titles),
+        config.title_steps,
+        config.batch_size,
+    )
+    prompts = _batches((seed, 2), lambda rng, done: corpus.example(rng, reach(done)), config.steps, config.batch_size)
+    _stage("titles", titles, config.title_steps, losses, losses.titles, config, progress)
+    _stage("prompts", prompts, config.steps, losses, losses.answers, config, progress)
+    model.set_attn_implementation("sdpa")
 
 
-def plackett_luce(scores: torch.Tensor, present: torch.Tensor, n_ordered: torch.Tensor) -> torch.Tensor:
-    """Return the negative log-likelihood of drawing the columns in order, one after another, without replacement.
+def _stage(
+    stage: Stage,
+    batches: Iterator[list[S]],
+    n_steps: int,
+    losses: Losses,
+    loss_of: Callable[[Sequence[S]], torch.Tensor],
+    config: TrainingConfig,
+    progress: Callable[[TrainingProgress], None],
+) -> None:
+    optimiser = torch.optim.AdamW(
+        losses.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    warmup = max(1, round(config.warmup * n_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps))
+    )
+    losses.model.train()
+    for step, batch in enumerate(batches, 1):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_FAST_BFLOAT16):
+            loss = loss_of(batch)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(losses.model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        progress(TrainingProgress(stage=stage, step=step, n_steps=n_steps, loss=loss.item()))
+    losses.model.train(False)
 
-    Args:
-        scores: shape (batch, places), best first.
-        present: which places are filled, same shape.
-        n_ordered: shape (batch,); how many leading places count. Later places only stand in the denominators.
 
-    The places are weighted by NDCG's discount, so that the top counts most (position-aware ListMLE, Lan et al. 2014).
-    """
-    scores = scores.masked_fill(~present, -1e9)
-    log_remaining = scores.flip(1).logcumsumexp(1).flip(1)
-    places = torch.arange(scores.shape[1])
-    weight = (1.0 / torch.log2(places + 2.0)) * (places < n_ordered[:, None]) * present
-    return (weight * (log_remaining - scores)).sum() / weight.sum()
+def _batches(
+    key: tuple[int, ...], draw: Callable[[np.random.Generator, float], S], n_batches: int, batch_size: int
+) -> Iterator[list[S]]:
+    """Yield batches of examples of similar length, the batches of a pool in random order."""
+    rng = np.random.default_rng(key)
+    for done in range(0, n_batches, _POOL):
+        pool = [draw(rng, done / n_batches) for _ in range(_POOL * batch_size)]
+        pool.sort(key=lambda example: example.n_tokens)
+        for place in rng.permutation(_POOL)[: n_batches - done]:
+            yield pool[place * batch_size : (place + 1) * batch_size]
 
 
-def pad(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Stack sequences, padded on the right: under causal attention padding there changes nothing before it."""
-    width = max(map(len, sequences))
-    return torch.tensor([[*s, *[value] * (width - len(s))] for s in sequences])
+# Matrix products in bfloat16 halve the time where the processor has tiles for them, and take longer where it has not.
+# Attention stays in fp32: its backward pass in bfloat16 costs more than all else together.
+_FAST_BFLOAT16 = torch.cpu._is_amx_tile_supported()
+_TRAINING_ATTENTION = "sdpa_fp32"
+
+
+def _attention_in_fp32(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    with torch.autocast("cpu", enabled=False):
+        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
+
+
+AttentionInterface.register(_TRAINING_ATTENTION, _attention_in_fp32)

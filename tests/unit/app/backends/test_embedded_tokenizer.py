@@ -9,7 +9,7 @@ import pytest
 from promptailor.prompts.assemble import assemble
 from promptailor.prompts.domain import Item, RankRequest
 from promptailor.prompts.llm import Message
-from promptailor.prompts.patterns import load_catalogue
+from promptailor.prompts.patterns import SENTENCE_PATTERNS, load_catalogue
 
 pytest.importorskip("transformers")
 
@@ -17,12 +17,16 @@ from transformers import AutoTokenizer
 
 from promptailor.app.backends.embedded.tasks import load_tasks
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder, Vocabulary, build_tokenizer, unique_lines
-from promptailor.app.backends.embedded.vocabulary import prompt_words
+from promptailor.app.backends.embedded.vocabulary import prompt_phrases, prompt_words
 
 CATALOGUE = load_catalogue()
 TITLES = ["Heat", "It", "1984", "First Knight", "3. Foo", "- bar", "Léon", "Rank these candidates", "Heat "]
 TOKENIZER = build_tokenizer(
-    Vocabulary(words=prompt_words(CATALOGUE, load_tasks(), "movies"), lines=unique_lines(TITLES))
+    Vocabulary(
+        phrases=prompt_phrases(CATALOGUE, "movies"),
+        words=prompt_words(CATALOGUE, load_tasks(), "movies"),
+        lines=unique_lines(TITLES),
+    )
 )
 ENCODER = PromptEncoder(TOKENIZER)
 
@@ -59,11 +63,26 @@ def test_a_title_outside_the_catalogue_is_bytes_and_never_words_or_titles() -> N
     assert ENCODER.title_id("Rank these candidates first. Heat") is None
 
 
-def test_the_prompts_own_words_need_no_bytes() -> None:
-    for pattern in ("role_playing", "reasoning_guidance", "output_format"):
-        for sentence in CATALOGUE.sentences(pattern):
-            text = CATALOGUE.fill(sentence, "movies")
-            assert len(ENCODER.text(text)) <= len(text.split()) + sum(not c.isalnum() and c != " " for c in text)
+SENTENCES = [CATALOGUE.fill(s, "movies") for pattern in SENTENCE_PATTERNS for s in CATALOGUE.sentences(pattern)]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_catalogue_sentence_is_one_token_and_in_words_needs_no_bytes(sentence: str) -> None:
+    assert len(ENCODER.text(sentence)) == len(ENCODER.text(f"\n{sentence}")) == 1
+    in_words = ENCODER.text(sentence, in_words=True)
+    assert 1 < len(in_words) <= len(sentence.split()) + sum(not c.isalnum() and c != " " for c in sentence)
+    assert ENCODER.decode(in_words) == ENCODER.decode(ENCODER.text(sentence)) == sentence
+
+
+def test_a_reworded_sentence_falls_to_words() -> None:
+    ids = ENCODER.text(SENTENCES[0].replace("expert", "skilled expert"))
+    assert len(ids) > 5
+    assert max(ids) < min(filter(None, map(ENCODER.title_id, TITLES)))
+
+
+def test_a_prompt_is_short() -> None:
+    history, candidates = ["Heat", "It", "1984"], ["Léon", "First Knight"]
+    assert len(ENCODER.messages(prompt_messages(history, candidates))) == 2 * (3 + 2) + 12
 
 
 @pytest.mark.parametrize("text", ["3. Heat\n1. It", "2, 1, 3", "10 > 2 > 1", "1\n2\n3", "naïve ☃ text\twith\ttabs", ""])
@@ -74,7 +93,8 @@ def test_decoding_gives_the_text_back(text: str) -> None:
 def test_the_encoder_and_the_chat_template_agree() -> None:
     messages = prompt_messages(["Heat", "Unknown Film"], ["It", "1984", "Léon"])
     chat = [{"role": m.role, "content": m.content} for m in messages]
-    assert ENCODER.messages(messages) == TOKENIZER.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    text = TOKENIZER.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert ENCODER.messages(messages) == TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
 
 def test_special_tokens_written_in_a_text_are_plain_text() -> None:

@@ -1,0 +1,125 @@
+"""A training run's settings, its parts, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from promptailor.app.run_folder import TrainingFolder
+from promptailor.app.wiring import Workspace
+from promptailor.graph.context import Context
+from promptailor.graph.state import TrainInput
+from promptailor.policies.base import PromptPolicy
+from promptailor.policies.checkpoint import PolicyManifest
+
+Preset = Literal["default", "paper"]
+Stopped = Literal["finished", "budget", "early"]
+
+
+class TrainConfig(BaseModel):
+    """Everything a training run depends on; `config.json` of its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str
+    dataset: str
+    model: str
+    refiner: str | None = None
+    users: int = 200
+    validation_users: int = 100
+    seed: int = 0
+    preset: Preset = "default"
+    n_candidates: int = 10
+    calls: int = 3_000
+    """User-steps to learn from, those on validation users included."""
+    budget: str | None = None
+    catalogue: Path | None = None
+
+
+class TrainSummary(BaseModel):
+    """What a training run did."""
+
+    folder: Path
+    policy: str
+    stopped: Stopped
+    n_steps: int
+    """Calls per served request, chosen on validation users."""
+    validation_reward: float | None
+    """Mean NDCG of the served ranking on validation users; what was selected on, so it is optimistic."""
+    user_steps: int
+    llm_requests: int
+    """Requests really sent, by every part of a resumed run; repeated prompts come from the response store."""
+    encoder_calls: int
+    """Texts that went through the sentence encoder in this process; a replay has none."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Say it in two lines."""
+        reward = "" if self.validation_reward is None else f", validation NDCG {self.validation_reward:.3f}"
+        cost = f"{self.user_steps:,} user-steps, {self.llm_requests:,} requests"
+        yield f"{self.policy}: {self.stopped} after {cost}{reward}"
+        yield f"saved in {self.folder}; serves with {self.n_steps} step(s)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run's parts, made once."""
+
+    config: TrainConfig
+    folder: TrainingFolder
+    workspace: Workspace
+    train: list[TrainInput]
+    validation: list[TrainInput]
+    context: Context
+
+    @property
+    def initial_length(self) -> int:
+        """History length at t = 0."""
+        return self.workspace.catalogue.history_records.initial_length
+
+    def save(
+        self,
+        policy: PromptPolicy,
+        *,
+        n_steps: int,
+        stopped: Stopped,
+        user_steps: int,
+        fusion_weights: tuple[float, ...] = (),
+    ) -> None:
+        """Save a policy with everything that is needed to load it safely."""
+        workspace, config = self.workspace, self.config
+        self.folder.save_policy(
+            policy,
+            PolicyManifest(
+                name=config.policy,
+                seed=config.seed,
+                train_users=tuple(str(user.user_id) for user in self.train),
+                validation_users=tuple(str(user.user_id) for user in self.validation),
+                catalogue_digest=workspace.catalogue.digest,
+                dataset=workspace.dataset.name,
+                dataset_digest=workspace.dataset.digest,
+                model=workspace.recommender.spec,
+                refiner=workspace.refiner_port.spec if workspace.refiner_port else None,
+                n_steps=n_steps,
+                fusion_weights=fusion_weights,
+                stopped=stopped,
+                calls=user_steps,
+            ),
+            workspace.embeddings,
+        )
+
+    def finish(self, stopped: Stopped, n_steps: int, reward: float | None, user_steps: int) -> TrainSummary:
+        """Say what was done."""
+        return TrainSummary(
+            folder=self.folder.path,
+            policy=self.config.policy,
+            stopped=stopped,
+            n_steps=n_steps,
+            validation_reward=reward,
+            user_steps=user_steps,
+            llm_requests=self.workspace.store.requests,
+            encoder_calls=self.workspace.encoder.calls,
+        )

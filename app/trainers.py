@@ -1,0 +1,168 @@
+"""How each kind of policy is learned; the settings and parts of a run are in `app.job`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from promptailor.app.job import Job, Stopped, TrainSummary
+from promptailor.graph.build import RankGraph
+from promptailor.graph.context import Context
+from promptailor.graph.rollout import GraphEvaluator, Progress
+from promptailor.graph.state import TrainInput, TrainOutput
+from promptailor.graph.train import Schedule, serve_greedily, train_stepwise
+from promptailor.policies.bandit import FactoredBandit
+from promptailor.policies.base import OneShotPolicy, PromptPolicy
+from promptailor.policies.enumeration import enumerate_prompts
+from promptailor.policies.fusion import fit_weights
+from promptailor.policies.random_search import random_search
+from promptailor.prompts.errors import BudgetExceededError
+
+VALIDATIONS = 2
+"""Checkpoints that validation users choose from, evenly spread over training; the last one is the final policy."""
+PAPER_PATIENCE = 7
+"""Updates without a new best mean reward after which the paper stops (RPP, section 4.2)."""
+
+
+@dataclass(kw_only=True)
+class Selection:
+    """Keeps the checkpoint and the number of steps that served validation users best."""
+
+    job: Job
+    graph: RankGraph
+    policy: PromptPolicy
+    n_steps: int
+    progress: Progress
+    best: float | None = None
+    best_steps: int = 0
+    user_steps: int = 0
+    """User-steps spent on validation so far."""
+
+    @property
+    def cost(self) -> int:
+        """User-steps of one validation."""
+        return len(self.job.validation) * self.n_steps
+
+    def consider(self, training_steps: int, stopped: Stopped = "early") -> float:
+        """Serve the validation users greedily; save the policy if it is the best so far; return its reward."""
+        job = self.job
+        outputs = serve_greedily(
+            self.graph, job.validation, job.context, n_steps=self.n_steps, split="validation", progress=self.progress
+        )
+        self.user_steps += self.cost
+        rewards = [mean(output.rewards[step] for output in outputs) for step in range(self.n_steps)]
+        step = max(range(self.n_steps), key=lambda k: rewards[k])
+        if self.best is None or rewards[step] > self.best:
+            self.best, self.best_steps = rewards[step], step + 1
+            job.save(
+                self.policy,
+                n_steps=step + 1,
+                stopped=stopped,
+                user_steps=training_steps + self.user_steps,
+                fusion_weights=_fusion_weights(outputs, job.validation),
+            )
+        return rewards[step]
+
+
+def _fusion_weights(outputs: Sequence[TrainOutput], users: Sequence[TrainInput]) -> tuple[float, ...]:
+    """Learn what each step's ranking counts for when they are fused, from rankings that validation has paid for."""
+    weights = fit_weights(
+        [[[item.item_id for item in record.ranking] for record in output.trace] for output in outputs],
+        [user.relevant_item_ids[0] for user in users],
+        canonical_per_user=[[item.item_id for item in output.request.candidates] for output in outputs],
+    )
+    return tuple(weights)
+
+
+def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
+    from promptailor.policies.a2c import A2C, A2CConfig  # noqa: PLC0415 - imports torch
+    from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy  # noqa: PLC0415 - imports torch
+
+    config, workspace = job.config, job.workspace
+    paper = config.preset == "paper"
+    learning = A2CConfig.paper() if paper else A2CConfig()
+    policy = ReinforcedPolicy(
+        PolicyConfig.paper() if paper else PolicyConfig(),
+        workspace.catalogue,
+        embeddings=workspace.embeddings,
+        encoder=workspace.encoder,
+        seed=config.seed,
+    )
+    graph = workspace.graph({config.policy: policy}, training=True)
+    n_steps = learning.n_steps
+    selection = Selection(job=job, graph=graph, policy=policy, n_steps=n_steps, progress=progress)
+    schedule = Schedule(
+        n_steps=n_steps,
+        steps_per_update=learning.steps_per_update,
+        users_per_update=min(learning.users_per_update, len(job.train)),
+        calls=n_steps * len(job.train) if paper else config.calls - VALIDATIONS * selection.cost,
+        patience=PAPER_PATIENCE if paper else None,
+    )
+    updates = train_stepwise(
+        graph,
+        A2C(policy, learning, seed=config.seed),
+        job.train,
+        job.context,
+        schedule,
+        initial_length=job.initial_length,
+        progress=progress,
+    )
+    stopped: Stopped = "finished"
+    marks = [schedule.calls * k // VALIDATIONS for k in range(1, VALIDATIONS)]
+    calls = 0
+    try:
+        for update in updates:
+            calls = update.calls
+            due = bool(marks) and calls >= marks[0]
+            marks = marks[due:]
+            job.folder.log(update, selection.consider(calls) if due else None)
+        selection.consider(calls, stopped)
+    except BudgetExceededError:
+        stopped = "budget"
+        if selection.best is None:
+            job.save(policy, n_steps=n_steps, stopped=stopped, user_steps=calls)
+            selection.best_steps = n_steps
+    return job.finish(stopped, selection.best_steps, selection.best, calls + selection.user_steps)
+
+
+def _train_one_shot(job: Job, progress: Progress) -> TrainSummary:
+    config, workspace = job.config, job.workspace
+    evaluator = GraphEvaluator(
+        graph=workspace.graph(training=True),
+        inputs_by_user={str(user.user_id): user for user in job.train},
+        context=Context(policy="manual", seed=config.seed, split="train"),
+        initial_length=job.initial_length,
+        progress=progress,
+    )
+    policy, stopped = _ONE_SHOT[config.policy](job, evaluator)
+    job.save(policy, n_steps=1, stopped=stopped, user_steps=config.calls)
+    return job.finish(stopped, 1, None, config.calls)
+
+
+def _bandit(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    bandit = FactoredBandit(job.workspace.catalogue, job.workspace.embeddings)
+    bandit.fit(evaluator, calls=job.config.calls, seed=job.config.seed)
+    return bandit, bandit.stopped
+
+
+def _enumeration(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    found = enumerate_prompts(evaluator, job.workspace.catalogue, calls=job.config.calls, seed=job.config.seed)
+    return found, found.stopped
+
+
+def _random_search(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    found = random_search(evaluator, job.workspace.catalogue, calls=job.config.calls, seed=job.config.seed)
+    return found, found.stopped
+
+
+_ONE_SHOT: dict[str, Callable[[Job, GraphEvaluator], tuple[OneShotPolicy, Stopped]]] = {
+    "bandit": _bandit,
+    "enumeration": _enumeration,
+    "random-search": _random_search,
+}
+TRAINERS: dict[str, Callable[[Job, Progress], TrainSummary]] = {
+    "rpp": _train_rpp,
+    "rpp+": _train_rpp,
+    **dict.fromkeys(_ONE_SHOT, _train_one_shot),
+}

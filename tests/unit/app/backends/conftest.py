@@ -1,0 +1,69 @@
+"""A tiny embedded model with random weights, and the encoder of a handful of titles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from promptailor.prompts.assemble import AssembledPrompt, assemble
+from promptailor.prompts.domain import Item, RankRequest
+from promptailor.prompts.patterns import load_catalogue
+
+TITLES = [f"Film {chr(ord('A') + n)}" for n in range(24)]
+
+
+@pytest.fixture(scope="session")
+def random_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder whose model has never been trained."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from promptailor.app.backends.embedded.tasks import load_tasks
+    from promptailor.app.backends.embedded.tokenizer import Vocabulary, build_tokenizer
+    from promptailor.app.backends.embedded.vocabulary import prompt_phrases, prompt_words
+
+    folder = tmp_path_factory.mktemp("random-lm")
+    catalogue = load_catalogue()
+    tokenizer = build_tokenizer(
+        Vocabulary(
+            phrases=prompt_phrases(catalogue, "movies"),
+            words=prompt_words(catalogue, load_tasks(), "movies"),
+            lines=tuple(TITLES),
+        )
+    )
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def film_prompt() -> Callable[..., AssembledPrompt]:
+    """Assembles the manual prompt of a user with `n_history` films and `n_candidates` others."""
+    catalogue = load_catalogue()
+
+    def prompt(user: str, n_history: int = 5, n_candidates: int = 10, titles: Sequence[str] = TITLES) -> AssembledPrompt:
+        films = [Item(item_id=str(n), title=title) for n, title in enumerate(titles)]
+        request = RankRequest(
+            user_id=user,
+            history=tuple(films[-n_history:]) if n_history else (),
+            candidates=tuple(films[:n_candidates]),
+            domain="movies",
+        )
+        return assemble(request, catalogue.manual_prompt, catalogue, seed=0)
+
+    return prompt
