@@ -160,9 +160,7 @@ def _cpu_of(command: list[str], repeats: int = 3) -> float:
 
 def _replay(dataset: str, model: str) -> list[Row]:
     """Train, then run the finished training again over its own answers."""
-    config = TrainConfig(
-        policy="rpp", dataset=dataset, model=model, users=N_USERS, validation_users=N_USERS // 2, calls=1_200
-    )
+    config = TrainConfig(policy="rpp", dataset=dataset, model=model, users=N_USERS, calls=1_200)
     with tempfile.TemporaryDirectory() as folder:
         first = run_training_job(config, Path(folder) / "run", resume=False)
         started = time.perf_counter()

@@ -22,6 +22,7 @@ from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, open_store
 from promptailor.evals.baselines.registry import null_controls
+from promptailor.evals.controls import SHUFFLED
 from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve
 from promptailor.evals.runner import evaluate
 from promptailor.prompts.errors import InputError
@@ -58,15 +59,17 @@ class Evaluation(BaseModel):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the table of methods and say the verdicts."""
-        measures = ("ndcg@1", "ndcg@5", "ndcg@10", "mrr@10", "hr@5")
-        table = Table("method", *measures, "calls/user", "invalid", "s", box=None, header_style="bold")
+        measures = ("ndcg@1", "ndcg@5", "mrr@10", "hr@5")
+        table = Table("method", "ndcg@10", *measures, "calls/user", "invalid", "s", box=None, header_style="bold")
         for name, result in {**self.report.methods, **self.report.controls}.items():
-            cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in (result.measures[m] for m in measures)]
+            if name.startswith(SHUFFLED):
+                continue
+            primary = result.primary
+            cells = [f"{primary.mean:.3f} [{primary.low:.3f}, {primary.high:.3f}]"]
+            cells += [f"{result.measures[measure].mean:.3f}" for measure in measures]
             calls = result.llm_calls / max(1, result.n_users)
-            style = "" if name in self.report.methods else "dim"
-            table.add_row(
-                name, *cells, f"{calls:.1f}", f"{result.invalid_rate:.1%}", f"{result.seconds:.0f}", style=style
-            )
+            cells += [f"{calls:.1f}", f"{result.invalid_rate:.1%}", f"{result.seconds:.0f}"]
+            table.add_row(name, *cells, style="" if name in self.report.methods else "dim")
         yield table
         yield from self.report.verdicts
         if self.report.incomplete:

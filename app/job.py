@@ -30,7 +30,6 @@ class TrainConfig(BaseModel):
     model: str
     refiner: str | None = None
     users: int = 200
-    validation_users: int = 100
     seed: int = 0
     preset: Preset = "default"
     n_candidates: int = 10
@@ -38,6 +37,11 @@ class TrainConfig(BaseModel):
     """User-steps to learn from, those on validation users included."""
     budget: str | None = None
     catalogue: Path | None = None
+
+    @property
+    def validation_users(self) -> int:
+        """Half as many as training users, at most a hundred: validation is paid from the same calls."""
+        return min(100, max(2, self.users // 2))
 
 
 class TrainSummary(BaseModel):

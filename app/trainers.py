@@ -17,7 +17,7 @@ from promptailor.policies.base import OneShotPolicy, PromptPolicy
 from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
 from promptailor.policies.random_search import random_search
-from promptailor.prompts.errors import BudgetExceededError
+from promptailor.prompts.errors import BudgetExceededError, InputError
 
 VALIDATIONS = 2
 """Checkpoints that validation users choose from, evenly spread over training; the last one is the final policy."""
@@ -99,6 +99,9 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
         calls=n_steps * len(job.train) if paper else config.calls - VALIDATIONS * selection.cost,
         patience=PAPER_PATIENCE if paper else None,
     )
+    if schedule.calls < schedule.users_per_update * schedule.steps_per_update:
+        least = VALIDATIONS * selection.cost + schedule.users_per_update * schedule.steps_per_update
+        raise InputError(f"--calls {config.calls}: one update and {VALIDATIONS} validations take {least}; give more")
     updates = train_stepwise(
         graph,
         A2C(policy, learning, seed=config.seed),
@@ -128,16 +131,23 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
 
 def _train_one_shot(job: Job, progress: Progress) -> TrainSummary:
     config, workspace = job.config, job.workspace
+    user_steps = 0
+
+    def count(steps: int) -> None:
+        nonlocal user_steps
+        user_steps += steps
+        progress(steps)
+
     evaluator = GraphEvaluator(
         graph=workspace.graph(training=True),
         inputs_by_user={str(user.user_id): user for user in job.train},
         context=Context(policy="manual", seed=config.seed, split="train"),
         initial_length=job.initial_length,
-        progress=progress,
+        progress=count,
     )
     policy, stopped = _ONE_SHOT[config.policy](job, evaluator)
-    job.save(policy, n_steps=1, stopped=stopped, user_steps=config.calls)
-    return job.finish(stopped, 1, None, config.calls)
+    job.save(policy, n_steps=1, stopped=stopped, user_steps=user_steps)
+    return job.finish(stopped, 1, None, user_steps)
 
 
 def _bandit(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:

@@ -16,10 +16,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from promptailor.policies.additive import length_codes
 from promptailor.policies.base import PolicyInfo
 from promptailor.policies.draws import sample_index
 from promptailor.policies.embeddings import ItemEmbeddings
-from promptailor.policies.networks import FactoredCritic, TwoLayer, initialise, length_codes
+from promptailor.policies.networks import FactoredCritic, TwoLayer, initialise
 from promptailor.policies.state_encoder import Pooling, StateEncoder, StateKind, StateReader
 from promptailor.policies.types import AgentChoice, StateInputs
 from promptailor.prompts.llm import TextEncoder
@@ -167,8 +168,9 @@ class _Networks(nn.Module):
             if config.critic == "value":
                 critics[pattern] = TwoLayer(self.encoder.state_dim, config.hidden, 1, generator=generator)
             else:
-                is_history = pattern == "history_records"
-                codes = length_codes(self.history.max_length) if is_history else torch.eye(n_actions)
+                codes = torch.eye(n_actions)
+                if pattern == "history_records":
+                    codes = torch.from_numpy(length_codes(self.history.max_length)).float()
                 critics[pattern] = FactoredCritic(self.encoder.state_dim, config.hidden, codes, generator=generator)
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
 

@@ -25,7 +25,11 @@ N_FOLDS = 5
 EFFECT_VARIANCE = 0.003
 """Prior variance of what one choice is worth, shared and personal alike, in squared NDCG: typically .05 or so."""
 INTERCEPT_VARIANCE = 1.0
-JS = 1.0
+
+
+LENGTH_CENTRES_PER_OCTAVE = 1.5
+LENGTH_WIDTH = 0.5
+"""Width of the bumps that history lengths are judged by, in octaves of the length plus one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,20 @@ class AdditiveModel:
                 )
             )
         return draws
+
+
+def length_codes(max_length: int) -> Array:
+    """Return smooth bumps over the lengths 0 to `max_length`, shape (max_length + 1, n_codes), rows summing to one.
+
+    They make neighbouring lengths be judged alike. Bumps are evenly spaced in log2(1 + length): 2 differs from 1 about
+    as much as 20 from 13.
+    """
+    places = np.log2(1.0 + np.arange(max_length + 1))
+    centres = np.linspace(0.0, places[-1], max(2, round(places[-1] * LENGTH_CENTRES_PER_OCTAVE) + 1))
+    bumps = np.exp(-0.5 * ((places[:, None] - centres) / LENGTH_WIDTH) ** 2)
+    bumps[bumps < 1e-3] = 0.0  # nearly nothing, squared often enough, becomes denormal numbers: a hundred times slower
+    normalised: Array = bumps / bumps.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def fit_additive(
@@ -108,9 +126,9 @@ def fit_additive(
 def _trust(predicted: Array, rewards: Array) -> Array:
     """Return each personal part's weight in [0, 1], shrunk by how uncertain it is (positive-part James-Stein)."""
     found = lsq_linear(predicted, rewards, bounds=(0.0, 1.0))
-    gram = predicted.T @ predicted + 1e-9 * np.eye(predicted.shape[1])
+    gram = predicted.T @ predicted + 1e-9 * np.eye(predicted.shape[1])  # a pattern may have nothing personal yet
     variance = 2 * found.cost / len(rewards) * np.diag(np.linalg.inv(gram))
-    shrunk: Array = found.x * np.maximum(0.0, 1.0 - JS * variance / np.maximum(found.x**2, 1e-12))
+    shrunk: Array = found.x * np.maximum(0.0, 1.0 - variance / np.maximum(found.x**2, 1e-12))
     return shrunk
 
 

@@ -12,6 +12,9 @@ from promptailor.policies.base import Decision, PolicyInfo
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import Catalogue, PromptSpec
 
+Stopped = Literal["finished", "budget", "early"]
+"""Why a search or a training run ended."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SinglePrompt:
@@ -19,7 +22,7 @@ class SinglePrompt:
 
     spec: PromptSpec
     info: PolicyInfo
-    stopped: Literal["finished", "budget"] = "finished"
+    stopped: Stopped = "finished"
     """Whether the search that found it ran to its end."""
 
     def choose(self, inputs: StateInputs, *, key: tuple[str | int, ...], explore: bool) -> Decision:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LENGTH_CENTRES_PER_OCTAVE = 1.5
-LENGTH_WIDTH = 0.5
-"""Width of the bumps that history lengths are judged by, in octaves of the length plus one."""
-
 
 class TwoLayer(nn.Module):
     """Linear, tanh, linear. Outputs start near zero, so that a new actor chooses nearly uniformly."""
@@ -66,20 +62,8 @@ class FactoredCritic(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Return the part of the reward every option is worth, shape (B, n_options)."""
-        return torch.matmul(self.output(self.features(state)), self.codes.T)
-
-
-def length_codes(max_length: int) -> Tensor:
-    """Return smooth bumps over the lengths 0 to `max_length`, shape (max_length + 1, n_codes), rows summing to one.
-
-    Bumps are evenly spaced in log2(1 + length): 2 differs from 1 about as much as 20 from 13.
-    """
-    places = torch.log2(1 + torch.arange(max_length + 1, dtype=torch.float32))
-    n_centres = max(2, round(float(places[-1]) * LENGTH_CENTRES_PER_OCTAVE) + 1)
-    centres = torch.linspace(0.0, float(places[-1]), n_centres)
-    bumps = torch.exp(-0.5 * ((places[:, None] - centres) / LENGTH_WIDTH) ** 2)
-    bumps[bumps < 1e-3] = 0.0  # nearly nothing, squared often enough, becomes denormal numbers: a hundred times slower
-    return bumps / bumps.sum(dim=1, keepdim=True)
+        values: Tensor = self.output(self.features(state)) @ self.codes.T
+        return values
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

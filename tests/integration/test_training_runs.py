@@ -18,13 +18,25 @@ pytestmark = pytest.mark.slow
 
 PROMPTAILOR = str(Path(sys.executable).with_name("promptailor"))
 PLANTED = ["--dataset", "planted", "--model", "planted:1"]
-TRAIN = ["train", "--policy", "rpp", *PLANTED, "--users", "40", "--calls", "1100"]
+TRAIN = ["train", "--policy", "rpp", *PLANTED, "--users", "40", "--calls", "700"]
 RANK = ["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--model", "planted:1"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Train the planted world's embeddings once for all tests of this file."""
+    HOME["PROMPTAILOR_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
+HOME: dict[str, str] = {}
+
+
+def environment() -> dict[str, str]:
+    return os.environ | HOME | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([PROMPTAILOR, *arguments], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([PROMPTAILOR, *arguments], capture_output=True, text=True, env=environment(), check=False)
     if check:
         assert done.returncode == 0, done.stderr
     return done
@@ -47,7 +59,7 @@ def test_a_run_killed_at_random_points_and_resumed_equals_the_unbroken_run(tmp_p
             [PROMPTAILOR, *train, "--out", str(broken), *(["--resume"] if broken.exists() else [])],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env=environment(),
         )
         time.sleep(rng.uniform(2.0, 7.0))
         process.send_signal(signal.SIGKILL)
@@ -94,6 +106,7 @@ def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "--policy", "rpp", *PLANTED, "--calls", "500"], "--calls 500: one update and 2 validations take"),
         (["train", "--policy", "nope"], "--policy 'nope': unknown; there are rpp"),
         (["train", "--policy", "rpp", "--dataset", "nope"], "nope"),
         (["train", "--policy", "rpp", "--dataset", "planted", "--model", "nope:1"], "planted"),

@@ -30,7 +30,7 @@ _ROLES: dict[str, Literal["system", "user", "assistant"]] = {"system": "system",
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    messages: tuple[Message, ...]
+    prompt: list[int]
     labels: tuple[str, ...]
     """Candidates to rank by first token; empty for free text."""
     max_new_tokens: int
@@ -39,6 +39,7 @@ class _Call:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     text: str
+    n_tokens: int
     label_log_probs: dict[str, float]
 
 
@@ -123,27 +124,29 @@ class EmbeddedChat(BaseChatModel):
         **_: Any,
     ) -> tuple[_Call, Future[_Answer]]:
         ranked = tuple(labels) if self.readout == "first_token" else ()
-        call = _Call(tuple(_message(m) for m in messages), ranked, max_new_tokens)
+        self._engine.check_labels(ranked)  # here, so that a wrong call cannot fail the batch it would have been in
+        prompt = self._engine.encoder.messages([_message(m) for m in messages])
+        call = _Call(prompt, ranked, max_new_tokens)
         return call, self._gatherer.submit(call)
 
     def _answer(self, calls: list[_Call]) -> list[_Answer]:
         """Answer a batch; runs in the worker thread."""
         answers: dict[int, _Answer] = {}
         if ranked := [i for i, call in enumerate(calls) if call.labels]:
-            scores = self._engine.rank_batch([calls[i].messages for i in ranked], [calls[i].labels for i in ranked])
-            answers |= {i: _Answer("\n".join(s.ranking), s.log_probs) for i, s in zip(ranked, scores, strict=True)}
+            scores = self._engine.rank_tokens([calls[i].prompt for i in ranked], [calls[i].labels for i in ranked])
+            answers |= {i: _Answer("\n".join(s.ranking), 1, s.log_probs) for i, s in zip(ranked, scores, strict=True)}
         for limit in sorted({call.max_new_tokens for call in calls if not call.labels}):
-            written = [i for i, call in enumerate(calls) if not call.labels and call.max_new_tokens == limit]
-            texts = self._engine.generate_texts([calls[i].messages for i in written], limit)
-            answers |= {i: _Answer(text, {}) for i, text in zip(written, texts, strict=True)}
+            asked = [i for i, call in enumerate(calls) if not call.labels and call.max_new_tokens == limit]
+            written = self._engine.generate_tokens([calls[i].prompt for i in asked], limit)
+            decode = self._engine.encoder.decode
+            answers |= {i: _Answer(decode(ids), len(ids), {}) for i, ids in zip(asked, written, strict=True)}
         return [answers[i] for i in range(len(calls))]
 
     def _result(self, call: _Call, answer: _Answer, stop: list[str] | None) -> ChatResult:
         text = answer.text
         for end in stop or ():
             text = text.split(end, 1)[0]
-        encoder = self._engine.encoder
-        n_in, n_out = len(encoder.messages(call.messages)), 1 if call.labels else len(encoder.text(answer.text)) + 1
+        n_in, n_out = len(call.prompt), answer.n_tokens
         message = AIMessage(
             content=text,
             response_metadata={"model_name": self.model_name, "label_log_probs": answer.label_log_probs},

@@ -18,7 +18,7 @@ class Losses:
     Ranking by number takes two skills that a model finds together only after a long plateau: know which title is
     wanted, and look up its number. So a layer below the last names titles: stage one predicts the next title there, and
     stage two ranks the candidates' titles there, at the place of the first answer token. At each candidate's title the
-    same layer must name the candidate's own number, which is what the layers above it look up.
+    same layer must name this title and its number, which is what the layers above it look up.
 
     Args:
         model: the model in training.
@@ -59,10 +59,14 @@ class Losses:
         weight = self.model.lm_head.weight
         label_scores = F.linear(last[rows, first], weight[self._label_ids]).float()
         by_number = plackett_luce(label_scores.gather(1, (numbers - 1).clamp(min=0)), present, n_ordered)
-        title_scores = (weight[ids[rows[:, None], places]] * naming[rows, first][:, None]).sum(-1).float()
-        by_title = plackett_luce(title_scores, present, n_ordered)
-        own_number = F.linear(naming[rows[:, None], places][present], weight[self._label_ids]).float()
-        return by_number + by_title + F.cross_entropy(own_number, numbers[present] - 1)
+        titles = weight[ids[rows[:, None], places]]
+        by_title = plackett_luce(torch.einsum("rph,rh->rp", titles, naming[rows, first]).float(), present, n_ordered)
+        entries = naming[rows[:, None], places]
+        own_number = F.linear(entries[present], weight[self._label_ids]).float()
+        own_title = torch.einsum("rph,rqh->rpq", entries, titles).float().masked_fill(~present[:, None], -1e9)
+        own_place = torch.arange(places.shape[1]).expand_as(places)
+        lookup = F.cross_entropy(own_number, numbers[present] - 1) + F.cross_entropy(own_title[present], own_place[present])
+        return by_number + by_title + lookup
 
     def _hidden(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the outputs of the last and of the naming layer, each normalised and (batch, tokens, hidden)."""

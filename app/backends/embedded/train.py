@@ -35,7 +35,7 @@ from promptailor.prompts.patterns import Catalogue
 
 Stage = Literal["titles", "prompts"]
 _POOL = 8  # batches drawn at once and sorted by length, so that a batch has little padding
-_EMBEDDING_STD = 0.03
+_EMBEDDING_STD = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,9 @@ def film_prompt() -> Callable[..., AssembledPrompt]:
     """Assembles the manual prompt of a user with `n_history` films and `n_candidates` others."""
     catalogue = load_catalogue()
 
-    def prompt(user: str, n_history: int = 5, n_candidates: int = 10, titles: Sequence[str] = TITLES) -> AssembledPrompt:
+    def prompt(
+        user: str, n_history: int = 5, n_candidates: int = 10, titles: Sequence[str] = TITLES
+    ) -> AssembledPrompt:
         films = [Item(item_id=str(n), title=title) for n, title in enumerate(titles)]
         request = RankRequest(
             user_id=user,
