@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from packaging.requirements import Requirement
 from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 
 from promptailor.app.data import list_datasets
@@ -39,7 +40,8 @@ class Diagnosis(BaseModel):
         """Draw the checks as a table."""
         table = Table("", "what", "detail", box=None)
         for check in self.checks:
-            table.add_row("[green]ok[/]" if check.ok else "[yellow]--[/]", check.name, check.detail)
+            # Escaped, because `promptailor[local]` would be read as markup.
+            table.add_row("[green]ok[/]" if check.ok else "[yellow]--[/]", check.name, escape(check.detail))
         yield table
 
 

@@ -18,8 +18,8 @@ from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
 from promptailor.policies.base import Trial
 from promptailor.policies.draws import uniform
+from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.reward import ndcg
-from promptailor.policies.search_space import prompt_space
 from promptailor.prompts.llm import Split
 from promptailor.prompts.patterns import PromptSpec
 
@@ -63,9 +63,9 @@ def measure_headroom(
 
 def sample_prompts(workspace: Workspace, n_prompts: int, seed: int) -> list[PromptSpec]:
     """Return the manual prompt and a keyed random sample of the joint prompt space."""
-    manual = workspace.catalogue.manual_prompt
+    space, manual = PromptSpace(workspace.catalogue), workspace.catalogue.manual_prompt
     others = sorted(
-        (spec for spec in prompt_space(workspace.catalogue) if spec != manual),
+        (spec for spec in map(space.spec, space) if spec != manual),
         key=lambda spec: uniform("headroom", seed, spec.model_dump_json()),
     )
     return [manual, *others[: n_prompts - 1]]

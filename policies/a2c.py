@@ -34,15 +34,15 @@ class A2CConfig:
     objective: Objective = "final"
     gamma: float = 0.95
     actor_lr: float = 3e-3
-    critic_lr: float = 5e-4
+    critic_lr: float = 2e-3
     """Also of W and the GRU."""
     passes: int = 1
     """Gradient steps on the same episodes (value critics)."""
 
-    actor_steps: int = 80
+    actor_steps: int = 40
     critic_steps: int = 20
-    batch_size: int = 256
-    temperature: float = 0.3
+    batch_size: int = 128
+    temperature: float = 0.15
     """Of the entropy-regularised policy gradient, in NDCG, at first; falls with the root of the calls."""
 
     n: int | None = None
@@ -59,12 +59,29 @@ class A2CConfig:
     @classmethod
     def paper(cls) -> A2CConfig:
         """Return the paper's learner: n = 1, one update per step of all users, Adam 3e-4 and 5e-4, 15 steps once."""
-        return cls(n_steps=15, steps_per_update=1, users_per_update=sys.maxsize, objective="sum", actor_lr=3e-4, n=1)
+        return cls(
+            n_steps=15,
+            steps_per_update=1,
+            users_per_update=sys.maxsize,
+            objective="sum",
+            actor_lr=3e-4,
+            critic_lr=5e-4,
+            n=1,
+        )
 
     @classmethod
     def on_policy(cls) -> A2CConfig:
         """Return the usual remedy for noisy rewards: whole episodes, GAE, entropy bonus, clipping, several passes."""
-        return cls(users_per_update=50, entropy_bonus=0.01, normalise=True, clip=0.2, passes=8, max_grad_norm=0.5)
+        return cls(
+            actor_lr=1e-3,
+            critic_lr=1e-3,
+            users_per_update=50,
+            entropy_bonus=0.01,
+            normalise=True,
+            clip=0.2,
+            passes=8,
+            max_grad_norm=0.5,
+        )
 
 
 class A2C:

@@ -9,8 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import safetensors.torch
 import torch
@@ -58,6 +59,8 @@ class PolicyConfig:
 
 class ReinforcedPolicy:
     """A team of actor-critic agents; a `StepwisePolicy`."""
+
+    kind: ClassVar[str] = "reinforced"
 
     def __init__(
         self,
@@ -159,19 +162,23 @@ class _Networks(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.history = catalogue.history_records
         self.encoder = StateEncoder(config.state, config.pooling, dimension=dimension, text_dimension=text_dimension)
-        initialise(self.encoder, generator)
+        initialise(self.encoder.project, generator, sd=1.0)  # text embeddings have unit length
+        if self.encoder.gru is not None:
+            initialise(self.encoder.gru, generator, sd=dimension**-0.5)
+        shape = {"n_inputs": self.encoder.state_dim, "hidden": config.hidden, "fan_in": dimension}
+        two_layers = partial(TwoLayer, **shape, generator=generator)
         actors: dict[str, nn.Module] = {}
         critics: dict[str, nn.Module] = {}
         for pattern in config.personalised:
             n_actions = catalogue.n_actions(pattern)
-            actors[pattern] = TwoLayer(self.encoder.state_dim, config.hidden, n_actions, generator=generator)
+            actors[pattern] = two_layers(n_outputs=n_actions)
             if config.critic == "value":
-                critics[pattern] = TwoLayer(self.encoder.state_dim, config.hidden, 1, generator=generator)
+                critics[pattern] = two_layers(n_outputs=1)
             else:
                 codes = torch.eye(n_actions)
                 if pattern == "history_records":
                     codes = torch.from_numpy(length_codes(self.history.max_length)).float()
-                critics[pattern] = FactoredCritic(self.encoder.state_dim, config.hidden, codes, generator=generator)
+                critics[pattern] = FactoredCritic(**shape, codes=codes, generator=generator)
         self.actors, self.critics = nn.ModuleDict(actors), nn.ModuleDict(critics)
 
     def log_policy(self, pattern: PatternName, state: Tensor, counters: Tensor) -> Tensor:

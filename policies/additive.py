@@ -85,7 +85,7 @@ def fit_additive(
 
     Args:
         codes: per pattern what was chosen, shape (n, n_codes_k): one-hot rows, or smooth ones that sum to one.
-        features: per pattern what is known of the user, shape (n, n_features_k), rows of norm about one.
+        features: per pattern what is known of the user, shape (n, n_features_k), of any scale.
         rewards: shape (n,).
         users: shape (n,); whose reward it was, as numbers 0, 1, ...; folds are made of whole users.
     """
@@ -98,6 +98,8 @@ def fit_additive(
     x, y = _quasi_demean(design, users, user_variance / noise), _quasi_demean(rewards, users, user_variance / noise)
     penalty = np.full(x.shape[1], noise / EFFECT_VARIANCE)
     penalty[0] = noise / INTERCEPT_VARIANCE
+    for part, known in zip(parts, features, strict=True):
+        penalty[part] *= max(float((known**2).sum(axis=1).mean()), 1e-12)  # the prior is on effects, not on weights
     folds = users % N_FOLDS
     grams = [_gram(x[folds == fold], y[folds == fold]) for fold in range(N_FOLDS)]
     gram, moment = sum(g for g, _ in grams) + np.diag(penalty), np.sum([m for _, m in grams], axis=0)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from promptailor.policies.additive import EFFECT_VARIANCE, Array, fit_additive
@@ -21,7 +22,7 @@ from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import Stopped
 from promptailor.policies.prompt_space import Choice, PromptSpace
 from promptailor.policies.types import StateInputs
-from promptailor.prompts.errors import BudgetExceededError
+from promptailor.prompts.errors import BudgetExceededError, MissingExtraError
 from promptailor.prompts.patterns import PATTERNS, Catalogue, PatternName
 
 N_DIRECTIONS = 16
@@ -36,6 +37,8 @@ BATCH = 100
 
 class FactoredBandit:
     """The bandit; a `OneShotPolicy`."""
+
+    kind: ClassVar[str] = "bandit"
 
     def __init__(self, catalogue: Catalogue, embeddings: ItemEmbeddings, info: PolicyInfo | None = None) -> None:
         """Start untrained, with draws from the prior."""
@@ -121,11 +124,14 @@ class FactoredBandit:
     @property
     def digest(self) -> str:
         """Hex digest of everything that was learned."""
-        return hashlib.sha256(safetensors.numpy.save(self._tensors())).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for name, tensor in self._tensors().items():
+            digest.update(f"{name}{tensor.shape}".encode() + tensor.tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
         """Write `policy.safetensors`."""
-        (folder / "policy.safetensors").write_bytes(safetensors.numpy.save(self._tensors()))
+        (folder / "policy.safetensors").write_bytes(_safetensors().save(self._tensors()))
 
     @classmethod
     def load(
@@ -133,7 +139,7 @@ class FactoredBandit:
     ) -> FactoredBandit:
         """Read what `save` wrote; use `checkpoint.load_policy`, which checks that the files fit."""
         bandit = cls(catalogue, embeddings, info)
-        tensors = safetensors.numpy.load((folder / "policy.safetensors").read_bytes())
+        tensors = _safetensors().load((folder / "policy.safetensors").read_bytes())
         bandit._directions = tensors["directions"]
         bandit._models = {pattern: tensors[pattern] for pattern in PATTERNS}
         return bandit
@@ -144,9 +150,15 @@ class FactoredBandit:
 
 
 def _leading_directions(users: NDArray[np.float32]) -> Array:
-    """Return the leading right singular vectors, shape (dim, n), scaled to give features of norm about one."""
+    """Return the leading right singular vectors, shape (dim, n)."""
     _, _, right = np.linalg.svd(users.astype(np.float64), full_matrices=False)
-    directions = right[:N_DIRECTIONS].T
-    norm = float(np.sqrt(((users @ directions) ** 2).sum(axis=1).mean()))
-    scaled: Array = directions / max(norm, 1e-12)
-    return scaled
+    directions: Array = right[:N_DIRECTIONS].T
+    return directions
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.numpy  # noqa: PLC0415 - optional extra; the bandit itself needs numpy only
+    except ImportError:
+        raise MissingExtraError("saving and loading a bandit", "local") from None
+    return safetensors.numpy

@@ -1,44 +1,52 @@
-"""Saved policies: a JSON manifest beside safetensors or JSON; nothing is pickled.
+"""Saved policies: a manifest, and the policy's files in a folder named by their content.
 
-A folder is written whole or not at all, and is loaded only for the catalogue it was made with.
+    policy/manifest.json            what the policy is, whom it has seen, what it was made for; written last
+    policy/<version>/policy.*       safetensors and JSON, nothing pickled
+
+The manifest is replaced in one go and names the files by their digests, so a run killed at any moment leaves the policy
+before or the policy after, and a damaged file is noticed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from promptailor.policies.bandit import FactoredBandit
-from promptailor.policies.base import PolicyInfo, PromptPolicy
-from promptailor.policies.manual import SinglePrompt
-from promptailor.prompts.errors import CheckpointError, MissingExtraError
+from promptailor.policies.base import Persistent, PolicyInfo, PromptPolicy
+from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.manual import SinglePrompt, Stopped
+from promptailor.prompts.errors import CheckpointError
 from promptailor.prompts.llm import TextEncoder
-from promptailor.prompts.patterns import Catalogue, PromptSpec
+from promptailor.prompts.patterns import Catalogue
 
-if TYPE_CHECKING:
-    from promptailor.policies.embeddings import ItemEmbeddings
-
+SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-Kind = Literal["single", "bandit", "reinforced"]
 
 
 class PolicyManifest(BaseModel):
-    """Where a policy comes from, and what it may be used with."""
+    """What a saved policy is, and what it was made for and from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
-    kind: Kind = "single"
-    """Which class reads the folder; written by `save_policy`."""
+    schema_version: int = SCHEMA_VERSION
+    created_by: str = Field(default_factory=lambda: f"promptailor {installed_version('promptailor')}")
     name: str
-    """The method's name, such as `rpp`."""
+    """The method: rpp, bandit, ..."""
+    kind: str = ""
+    """Which class reads the files; set by `save_policy`, as are `version` and `files`."""
+    version: str = ""
+    """Digest of what was learned."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 by file name."""
     seed: int
     train_users: tuple[str, ...]
     validation_users: tuple[str, ...] = ()
@@ -46,128 +54,168 @@ class PolicyManifest(BaseModel):
     dataset: str
     dataset_digest: str
     model: str
-    """Spec of the recommender it was trained with."""
+    """`provider:model` of the recommender whose answers it learned from."""
     refiner: str | None = None
-    n_steps: int = 1
+    n_steps: int = Field(ge=1)
     """Calls per served request."""
     fusion_weights: tuple[float, ...] = ()
-    stopped: Literal["finished", "budget", "early"]
-    """`early`: an earlier checkpoint than the last served validation users best."""
-    calls: int
-    """User-steps spent, those on validation users included."""
+    """Weight of each step's ranking where they were learned; empty where the last one is served."""
+    stopped: Stopped
+    calls: int = Field(ge=0)
+    """User-steps spent on learning and selecting it."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        """What the loaded policy says of itself; users it was selected on count as seen."""
+        users = (*self.train_users, *self.validation_users)
+        return PolicyInfo(
+            name=self.name,
+            version=self.version,
+            train_users=users,
+            n_steps=self.n_steps,
+            fusion_weights=self.fusion_weights,
+        )
 
 
-def save_policy(folder: Path, policy: PromptPolicy, manifest: PolicyManifest) -> None:
-    """Save a policy and its manifest, replacing what the folder held.
+@runtime_checkable
+class SavablePolicy(Persistent, Protocol):
+    """A policy that a checkpoint can be made of."""
+
+    @property
+    def kind(self) -> str:
+        """Key of the loader that reads it back."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what was learned."""
+        ...
+
+
+def save_policy(folder: Path, policy: PromptPolicy, manifest: PolicyManifest) -> PolicyManifest:
+    """Save a policy, whole or not at all, in place of the one that was there; return the completed manifest.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; what was there before stays.
+        CheckpointError: the policy cannot be saved, or the folder not written; what was there before still stands.
     """
+    if not isinstance(policy, SavablePolicy):
+        raise CheckpointError(f"policy {manifest.name!r}: {type(policy).__name__} has no files; it needs no checkpoint")
+    draft = folder / f".{policy.digest}.{os.getpid()}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            kind = _write(staging, policy)
-            content = manifest.model_copy(update={"kind": kind}).model_dump_json(indent=2)
-            (staging / MANIFEST).write_text(content + "\n", "utf-8")
-            _replace(staging, folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        policy.save(draft)
+        files = {path.name: _digest(path) for path in sorted(draft.iterdir())}
+        complete = manifest.model_copy(update={"kind": policy.kind, "version": policy.digest, "files": files})
+        (draft / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", "utf-8")
+        final = folder / complete.version
+        final.mkdir(exist_ok=True)
+        for name in files:
+            os.replace(draft / name, final / name)
+        os.replace(draft / MANIFEST, folder / MANIFEST)
     except OSError as error:
-        raise CheckpointError(f"{folder}: {error.strerror}; free some space or name another folder") from None
+        raise CheckpointError(f"policy folder {folder}: {error.strerror}; free space or name another folder") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for stale in folder.iterdir():
+        if stale.is_dir() and stale != final:
+            shutil.rmtree(stale, ignore_errors=True)
+    return complete
 
 
 def read_manifest(folder: Path) -> PolicyManifest:
-    """Read a saved policy's manifest.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or a newer version wrote it.
-    """
+    """Read a manifest; `CheckpointError` where there is none, or none that this version reads."""
     path = folder / MANIFEST
     try:
-        return PolicyManifest.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; name the --out folder of `promptailor train`") from None
+        raw = json.loads(path.read_text("utf-8"))
+        schema = raw["schema_version"]
+        if schema > SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{path}: schema_version {schema} is newer than {SCHEMA_VERSION}, the newest this version reads; "
+                "upgrade promptailor"
+            )
+        return PolicyManifest.model_validate(raw)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; name the folder of a `promptailor train` run") from None
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "content"
-        raise CheckpointError(f"{path}: {field}: {first['msg']}; train the policy again") from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{path}: {where}: {first['msg']}; train the policy again") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({_one_line(error)}); train the policy again") from None
 
 
 def load_policy(
-    folder: Path,
-    *,
-    catalogue: Catalogue,
-    embeddings: Callable[[], ItemEmbeddings],
-    encoder: TextEncoder,
+    folder: Path, *, catalogue: Catalogue, embeddings: Callable[[], ItemEmbeddings], encoder: TextEncoder
 ) -> PromptPolicy:
     """Load a saved policy.
 
     Args:
-        folder: what `save_policy` wrote.
-        catalogue: the patterns it will choose from; must be those it was trained with.
-        embeddings: loads the vectors of users and items, called where the policy reads them.
-        encoder: embeds sentences.
+        folder: where `save_policy` put it.
+        catalogue: must be the one it was trained with, because its actions are positions in it.
+        embeddings: loads the item embeddings it was trained with; called only where the policy reads them.
+        encoder: the sentence encoder it was trained with.
 
     Raises:
-        CheckpointError: the folder is missing or damaged, or belongs to another catalogue.
+        CheckpointError: it was made for another catalogue, is damaged or incomplete, or of a newer schema.
     """
     manifest = read_manifest(folder)
     if manifest.catalogue_digest != catalogue.digest:
         raise CheckpointError(
-            f"{folder}: catalogue_digest is {manifest.catalogue_digest}, the catalogue's is {catalogue.digest}; "
-            "load it with the catalogue it was trained with (--catalogue), or train it again"
+            f"{folder / MANIFEST}: catalogue_digest is {manifest.catalogue_digest}, the catalogue in use has "
+            f"{catalogue.digest}; pass the catalogue it was trained with, or train the policy again"
         )
-    info = PolicyInfo(
-        name=manifest.name,
-        version=_digest(folder),
-        train_users=(*manifest.train_users, *manifest.validation_users),
-        n_steps=manifest.n_steps,
-        fusion_weights=manifest.fusion_weights,
-    )
+    if manifest.kind not in _LOADERS:
+        raise CheckpointError(f"{folder / MANIFEST}: kind {manifest.kind!r} is unknown; upgrade promptailor")
+    files = folder / manifest.version
+    for name, digest in manifest.files.items():
+        if not (files / name).is_file():
+            raise CheckpointError(f"{files / name}: no such file; restore it or train the policy again")
+        if _digest(files / name) != digest:
+            raise CheckpointError(f"{files / name}: changed since it was saved; restore it or train the policy again")
     try:
-        if manifest.kind == "single":
-            spec = PromptSpec.model_validate_json((folder / "prompt.json").read_bytes())
-            return SinglePrompt(spec=spec, info=info)
-        if manifest.kind == "bandit":
-            return FactoredBandit.load(folder, info, catalogue=catalogue, embeddings=embeddings())
-        try:
-            from promptailor.policies.actor_critic import ReinforcedPolicy  # noqa: PLC0415 - imports torch
-        except ImportError as error:
-            raise MissingExtraError(f"policy {manifest.name!r}: ({error.name} is not installed)", "local") from None
-        return ReinforcedPolicy.load(folder, info, catalogue=catalogue, embeddings=embeddings(), encoder=encoder)
+        return _LOADERS[manifest.kind](files, manifest.info, catalogue, embeddings, encoder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{folder}: damaged ({reason}); train the policy again") from None
+        raise CheckpointError(f"{files}: does not load ({_one_line(error)}); train the policy again") from None
 
 
-def _write(folder: Path, policy: PromptPolicy) -> Kind:
-    if isinstance(policy, SinglePrompt):
-        (folder / "prompt.json").write_text(policy.spec.model_dump_json(indent=2) + "\n", "utf-8")
-        return "single"
-    if isinstance(policy, FactoredBandit):
-        policy.save(folder)
-        return "bandit"
+def _load_single(folder: Path, info: PolicyInfo, *_: object) -> SinglePrompt:
+    return SinglePrompt.load(folder, info)
+
+
+def _load_bandit(
+    folder: Path,
+    info: PolicyInfo,
+    catalogue: Catalogue,
+    embeddings: Callable[[], ItemEmbeddings],
+    encoder: TextEncoder,
+) -> FactoredBandit:
+    return FactoredBandit.load(folder, info, catalogue=catalogue, embeddings=embeddings())
+
+
+def _load_reinforced(
+    folder: Path,
+    info: PolicyInfo,
+    catalogue: Catalogue,
+    embeddings: Callable[[], ItemEmbeddings],
+    encoder: TextEncoder,
+) -> PromptPolicy:
     from promptailor.policies.actor_critic import ReinforcedPolicy  # noqa: PLC0415 - imports torch
 
-    assert isinstance(policy, ReinforcedPolicy), f"{type(policy).__name__} has no saved form"
-    policy.save(folder)
-    return "reinforced"
+    return ReinforcedPolicy.load(folder, info, catalogue=catalogue, embeddings=embeddings(), encoder=encoder)
 
 
-def _replace(staging: Path, folder: Path) -> None:
-    """Put a finished folder in the place of an older one; a kill in between leaves one of the two."""
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-        os.replace(folder, old / folder.name)
-        os.replace(staging, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(staging, folder)
+_LOADERS: Mapping[str, Callable[..., PromptPolicy]] = {
+    "single-prompt": _load_single,
+    "bandit": _load_bandit,
+    "reinforced": _load_reinforced,
+}
+"""By kind; called with folder, info, catalogue, embeddings, encoder."""
 
 
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

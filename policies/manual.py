@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from promptailor.policies.base import Decision, PolicyInfo
 from promptailor.policies.types import StateInputs
@@ -20,6 +20,7 @@ Stopped = Literal["finished", "budget", "early"]
 class SinglePrompt:
     """One prompt for every user (task-wise prompting); an `OneShotPolicy`."""
 
+    kind: ClassVar[str] = "single-prompt"
     spec: PromptSpec
     info: PolicyInfo
     stopped: Stopped = "finished"

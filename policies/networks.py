@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,15 +11,13 @@ from torch import Tensor, nn
 class TwoLayer(nn.Module):
     """Linear, tanh, linear. Outputs start near zero, so that a new actor chooses nearly uniformly."""
 
-    def __init__(self, n_inputs: int, hidden: int, n_outputs: int, *, generator: torch.Generator) -> None:
-        """Draw the weights from `generator`, never from the global one."""
+    def __init__(self, n_inputs: int, hidden: int, n_outputs: int, *, fan_in: int, generator: torch.Generator) -> None:
+        """Build the network; `fan_in` is how many inputs are of order one, `generator` draws the weights."""
         super().__init__()
         self.hidden = nn.Linear(n_inputs, hidden)
         self.output = nn.Linear(hidden, n_outputs)
-        initialise(self, generator)
-        with torch.no_grad():
-            self.output.weight.mul_(0.1)
-            self.output.bias.zero_()
+        initialise(self.hidden, generator, sd=fan_in**-0.5)
+        initialise(self.output, generator, sd=0.1 * hidden**-0.5)
 
     def forward(self, state: Tensor) -> Tensor:
         """Map states (B, n_inputs) to outputs (B, n_outputs)."""
@@ -35,7 +35,7 @@ class FactoredCritic(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, n_inputs: int, hidden: int, codes: Tensor, *, generator: torch.Generator) -> None:
+    def __init__(self, n_inputs: int, hidden: int, codes: Tensor, *, fan_in: int, generator: torch.Generator) -> None:
         """Build the network.
 
         Args:
@@ -43,22 +43,20 @@ class FactoredCritic(nn.Module):
             hidden: width of the hidden layer.
             codes: shape (n_options, n_codes); what the output layer reads an option as: the identity for sentences,
                 smooth bumps for history lengths, so that neighbouring lengths are judged alike.
-            generator: source of the initial weights.
+            fan_in: how many inputs are of order one.
+            generator: draws the weights.
         """
         super().__init__()
         self.hidden = nn.Linear(n_inputs, hidden)
         self.output = nn.Linear(hidden, codes.shape[1]).requires_grad_(False)
         self.register_buffer("codes", codes)
-        initialise(self, generator)
-        with torch.no_grad():
-            # Half the usual scale keeps tanh nearly linear, so what is known of a user carries over to a similar one.
-            self.hidden.weight.mul_(0.5)
-            self.output.weight.zero_()
-            self.output.bias.zero_()
+        # Half the usual scale keeps tanh nearly linear, so what is known of a user carries over to a similar one.
+        initialise(self.hidden, generator, sd=0.5 * fan_in**-0.5)
+        initialise(self.output, generator, sd=0.0)
 
     def features(self, state: Tensor) -> Tensor:
         """Return what the output layer is a linear function of, shape (B, hidden), entries of order 1/sqrt(hidden)."""
-        return torch.tanh(self.hidden(state)) / self.hidden.out_features**0.5
+        return torch.tanh(self.hidden(state)) / math.sqrt(self.hidden.out_features)
 
     def forward(self, state: Tensor) -> Tensor:
         """Return the part of the reward every option is worth, shape (B, n_options)."""
@@ -66,11 +64,11 @@ class FactoredCritic(nn.Module):
         return values
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every weight matrix of a module with variance 1 / fan-in and zero the biases."""
+def initialise(module: nn.Module, generator: torch.Generator, *, sd: float) -> None:
+    """Draw the weight matrices of a module with standard deviation `sd`, never from torch's global generator."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
+                parameter.normal_(std=sd, generator=generator)
             else:
                 parameter.zero_()

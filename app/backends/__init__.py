@@ -101,7 +101,8 @@ def _langchain(spec: ModelSpec, settings: Settings) -> BaseChatModel:
     """Leave every other provider to LangChain."""
     try:
         options: dict[str, Any] = {"max_retries": 0, **spec.options}
-        return init_chat_model(spec.model, model_provider=spec.provider, **options)
+        model: BaseChatModel = init_chat_model(spec.model, model_provider=spec.provider, **options)
+        return model
     except ImportError as error:
         raise SpecError(f"--model {spec}: {error}".replace("\n", " ")) from None
     except ValueError:

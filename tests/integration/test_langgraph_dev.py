@@ -92,7 +92,8 @@ def test_a_client_streams_the_graph_and_sees_every_node(client: SyncLangGraphCli
 
 
 def test_studio_gets_a_form_for_the_input_and_the_settings(client: SyncLangGraphClient) -> None:
-    schemas = client.assistants.get_schemas("rank")
+    assistant = client.assistants.search(graph_id="rank")[0]
+    schemas = client.assistants.get_schemas(assistant["assistant_id"])
     request, settings = schemas["input_schema"], schemas["context_schema"]
     assert request is not None
     assert settings is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,5 +17,6 @@ def bare_generate(engine: Engine, prompts: Sequence[Sequence[Message]], max_new_
     width, pad = max(map(len, rows)), engine.encoder.pad_id
     batch = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    model: Any = engine.model  # `generate` is annotated for another class
     with torch.inference_mode():
-        engine.model.generate(batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
+        model.generate(batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)

@@ -102,7 +102,7 @@ class Corpus:
     ) -> None:
         self.mixture = mixture or Mixture()
         self._dataset, self._catalogue, self._tasks = dataset, catalogue, tasks
-        self._encoder, self._teachers = encoder, teachers
+        self.encoder, self._teachers = encoder, teachers
         self._items = list(dataset.items.values())
         index = {item.item_id: i for i, item in enumerate(self._items)}
         self._title_ids = frozenset(encoder.title_id(item.title) for item in self._items)
@@ -119,11 +119,11 @@ class Corpus:
         lines = "\n".join(f"- {clean_title(self._items[i].title)}" for i in sequence[start : start + max_titles])
         words = self._catalogue.words(self._dataset.domain)
         content = f"{self._catalogue.history_records.text.format_map(words)}\n<history>\n{lines}\n</history>"
-        tokens = self._encoder.messages([Message(role="user", content=content)])
+        tokens = self.encoder.messages([Message(role="user", content=content)])
         return TitleSequence(tokens=tokens, title_places=[p for p, t in enumerate(tokens) if t in self._title_ids])
 
     def example(self, rng: np.random.Generator, reach: float = 1.0) -> Example:
-        """Draw an example of any task; `reach` below 1 shortens the lists of ranking prompts in proportion."""
+        """Draw an example of any task; `reach` below 1 shortens the histories of ranking prompts in proportion."""
         draw, mixture = rng.random(), self.mixture
         for probability, task in (
             (mixture.refine, self._refine),
@@ -138,7 +138,7 @@ class Corpus:
     def ranking(self, rng: np.random.Generator, reach: float = 1.0) -> Example:
         """Draw a ranking prompt: a user at a random moment, a random prompt, and the order its reasoning stands for."""
         user = self._user(rng)
-        history, positives, negatives = self._moment(rng, user, reach)
+        history, positives, negatives = self._moment(rng, user)
         spec = self._spec(rng, reach)
         shown = history[len(history) - min(spec.history_length, len(history)) :]
         candidates = [self._items[i] for i in (*positives, *negatives)]
@@ -157,13 +157,13 @@ class Corpus:
         prompt = assemble(request, spec, self._catalogue, seed=0, refined=self._refined(rng, spec))
         place = {item.item_id: n for n, item in enumerate(prompt.shown, 1)}
         ranked = [place[ids[i]] for i in order]
-        tokens = self._encoder.messages(prompt.messages, in_words=rng.random() < self.mixture.in_words)
+        tokens = self.encoder.messages(prompt.messages, in_words=rng.random() < self.mixture.in_words)
         place_of = self._candidate_places(tokens)
         output_format = self._catalogue.output_format.sentences[spec.output_format or 0]
         answer = answer_text(output_format, ranked, [prompt.shown[n - 1].title for n in ranked])
         return Example(
             prompt=tokens,
-            answer=[*self._encoder.text(answer), self._encoder.end_id],
+            answer=[*self.encoder.text(answer), self.encoder.end_id],
             numbers=ranked,
             n_ordered=n_ordered,
             title_places=[place_of[n] for n in ranked] if len(place_of) == len(ranked) else [],
@@ -171,22 +171,19 @@ class Corpus:
 
     def _candidate_places(self, tokens: list[int]) -> dict[int, int]:
         """Return where each candidate's title token stands, by its number; titles spelled in bytes have none."""
-        markers = {token: n for n, token in enumerate(self._encoder.marker_ids, 1)}
+        markers = {token: n for n, token in enumerate(self.encoder.marker_ids, 1)}
         places = {markers[token]: place + 1 for place, token in enumerate(tokens) if token in markers}
         return {n: place for n, place in places.items() if tokens[place] in self._title_ids}
 
     def _user(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self._sequences), p=self._weights))
 
-    def _moment(
-        self, rng: np.random.Generator, user: int, reach: float = 1.0
-    ) -> tuple[list[int], list[int], list[int]]:
+    def _moment(self, rng: np.random.Generator, user: int) -> tuple[list[int], list[int], list[int]]:
         """Draw a moment of a user: the history until then, one to three future items, and untouched items."""
         sequence = self._sequences[user]
         cut = int(rng.integers(1, len(sequence)))
         n_candidates = _pick(rng, (10, int(rng.integers(4, 21)), int(rng.integers(20, MAX_LABEL))), (0.6, 0.35, 0.05))
-        n_candidates = max(2, round(reach * n_candidates))
-        positives = sequence[cut : cut + min(int(rng.integers(1, 4)), n_candidates - 1)]
+        positives = sequence[cut : cut + int(rng.integers(1, 4))]
         touched, negatives = set(sequence), set[int]()
         while len(negatives) < n_candidates - len(positives):
             item = int(rng.integers(len(self._items)))
@@ -247,7 +244,7 @@ class Corpus:
         sentence, _ = self._variants(pattern, _pick(rng, self._catalogue.sentences(pattern)))
         words = [*sentence.split(), *_pick(rng, self._items).title.split(), str(rng.integers(1, 21))]
         title = " ".join(_pick(rng, words) for _ in range(int(rng.integers(1, 7))))
-        return title if self._encoder.title_id(title) is None else f"{title} {title}"
+        return title if self.encoder.title_id(title) is None else f"{title} {title}"
 
     def _refine(self, rng: np.random.Generator) -> Example:
         pattern = _pick(rng, SENTENCE_PATTERNS)
@@ -293,8 +290,8 @@ class Corpus:
 
     def _task(self, question: str, answer: str) -> Example:
         return Example(
-            prompt=self._encoder.messages([Message(role="user", content=question)]),
-            answer=[*self._encoder.text(answer), self._encoder.end_id],
+            prompt=self.encoder.messages([Message(role="user", content=question)]),
+            answer=[*self.encoder.text(answer), self.encoder.end_id],
         )
 
 

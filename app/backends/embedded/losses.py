@@ -65,8 +65,9 @@ class Losses:
         own_number = F.linear(entries[present], weight[self._label_ids]).float()
         own_title = torch.einsum("rph,rqh->rpq", entries, titles).float().masked_fill(~present[:, None], -1e9)
         own_place = torch.arange(places.shape[1]).expand_as(places)
-        lookup = F.cross_entropy(own_number, numbers[present] - 1) + F.cross_entropy(own_title[present], own_place[present])
-        return by_number + by_title + lookup
+        entry = F.cross_entropy(own_number, numbers[present] - 1)
+        entry = entry + F.cross_entropy(own_title[present], own_place[present])
+        return by_number + by_title + entry
 
     def _hidden(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the outputs of the last and of the naming layer, each normalised and (batch, tokens, hidden)."""

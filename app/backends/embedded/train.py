@@ -46,8 +46,8 @@ class TrainingConfig:
     n_layers: int = 4
     n_heads: int = 6
     intermediate_size: int = 512
-    title_steps: int = 250
-    steps: int = 4000
+    title_steps: int = 200
+    steps: int = 3000
     """Of the second stage."""
     batch_size: int = 16
     max_titles: int = 48
@@ -56,10 +56,10 @@ class TrainingConfig:
     weight_decay: float = 0.05
     warmup: float = 0.03
     """Share of a stage in which the learning rate rises; it then falls to zero along a cosine."""
-    first_reach: float = 0.4
-    """Share of the full list lengths that the second stage starts with."""
-    full_reach_at: float = 0.2
-    """Share of the second stage after which lists have their full length."""
+    lookup_share: float = 0.1
+    """Share of the second stage without histories: short prompts, on which the model learns to look numbers up."""
+    growth_share: float = 0.15
+    """Share of the second stage after that in which histories grow to their full length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +148,7 @@ def build_model(
             num_key_value_heads=config.n_heads,
             intermediate_size=config.intermediate_size,
             max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=encoder.end_id,
@@ -158,9 +159,11 @@ def build_model(
     lookup: Any = model.model.layers[-1].self_attn
     with torch.no_grad():
         # The last layer starts as a lookup: it attends to what its input resembles, and copies what stands there.
-        for matrix in (lookup.q_proj.weight, lookup.v_proj.weight):
+        # Soft attention, softer in some heads than in others, tells good candidates from bad ones far down the list.
+        for matrix in (lookup.k_proj.weight, lookup.v_proj.weight):
             matrix.normal_(std=config.hidden_size**-0.5)
-        lookup.k_proj.weight.copy_(lookup.q_proj.weight)
+        sharpness = torch.linspace(0.3, 0.15, config.n_heads).repeat_interleave(config.hidden_size // config.n_heads)
+        lookup.q_proj.weight.copy_(sharpness[:, None] * lookup.k_proj.weight)
         lookup.o_proj.weight.copy_(lookup.v_proj.weight.T)
         for item, row in zip(items, _title_embeddings(teachers, config.hidden_size, rng), strict=True):
             weight[encoder.title_id(item.title)] = torch.from_numpy(row).to(weight)
@@ -191,7 +194,7 @@ def _run(
     model.set_attn_implementation(_TRAINING_ATTENTION)
 
     def reach(done: float) -> float:
-        return min(1.0, config.first_reach + (1.0 - config.first_reach) * done / config.full_reach_at)
+        return float(np.clip((done - config.lookup_share) / config.growth_share, 0.0, 1.0))
 
     titles = _batches(
         (seed, 1),

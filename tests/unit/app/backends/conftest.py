@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from promptailor.evals.dataset_spec import DatasetSpec
+from promptailor.evals.datasets import Dataset
 from promptailor.prompts.assemble import AssembledPrompt, assemble
-from promptailor.prompts.domain import Item, RankRequest
+from promptailor.prompts.domain import Item, RankRequest, UserProfile
 from promptailor.prompts.patterns import load_catalogue
 
 TITLES = [f"Film {chr(ord('A') + n)}" for n in range(24)]
@@ -56,10 +58,8 @@ def film_prompt() -> Callable[..., AssembledPrompt]:
     """Assembles the manual prompt of a user with `n_history` films and `n_candidates` others."""
     catalogue = load_catalogue()
 
-    def prompt(
-        user: str, n_history: int = 5, n_candidates: int = 10, titles: Sequence[str] = TITLES
-    ) -> AssembledPrompt:
-        films = [Item(item_id=str(n), title=title) for n, title in enumerate(titles)]
+    def prompt(user: str, n_history: int = 5, n_candidates: int = 10) -> AssembledPrompt:
+        films = [Item(item_id=str(n), title=title) for n, title in enumerate(TITLES)]
         request = RankRequest(
             user_id=user,
             history=tuple(films[-n_history:]) if n_history else (),
@@ -69,3 +69,22 @@ def film_prompt() -> Callable[..., AssembledPrompt]:
         return assemble(request, catalogue.manual_prompt, catalogue, seed=0)
 
     return prompt
+
+
+@pytest.fixture(scope="session")
+def film_dataset() -> Dataset:
+    """Forty users who walk through one of three genres of twenty films, with years and profiles."""
+    genres = ("Comedy", "Drama", "Sci-Fi")
+    items = {f"i{n}": Item(item_id=f"i{n}", title=f"Film {n}", categories=(genres[n // 20],)) for n in range(60)}
+    sequences = {
+        f"u{user}": tuple(f"i{20 * (user % 3) + (user + step) % 20}" for step in range(8 + user % 9))
+        for user in range(40)
+    }
+    return Dataset(
+        spec=DatasetSpec(name="films", domain="movies", time="order"),
+        items=items,
+        sequences=sequences,
+        times={user: tuple(map(float, range(len(sequence)))) for user, sequence in sequences.items()},
+        profiles={user: UserProfile(gender="female", age="24") for user in sequences},
+        years={f"i{n}": 1960 + n for n in range(60)},
+    )

@@ -13,7 +13,7 @@ from promptailor.prompts.patterns import SENTENCE_PATTERNS, load_catalogue
 
 pytest.importorskip("transformers")
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from promptailor.app.backends.embedded.tasks import load_tasks
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder, Vocabulary, build_tokenizer, unique_lines
@@ -109,6 +109,6 @@ def test_answers_start_with_the_bare_label_in_every_format() -> None:
 
 def test_transformers_loads_the_saved_tokenizer(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
-    loaded = PromptEncoder(AutoTokenizer.from_pretrained(tmp_path))
+    loaded = PromptEncoder(PreTrainedTokenizerFast.from_pretrained(tmp_path))
     messages = prompt_messages(["Heat"], ["It", "1984"])
     assert loaded.messages(messages) == ENCODER.messages(messages)
