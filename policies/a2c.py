@@ -18,7 +18,7 @@ from promptailor.policies.state_encoder import StateFeatures
 from promptailor.policies.transitions import Transitions
 from promptailor.policies.types import Rollout, TrainingStats
 
-TEMPERATURE_HALF_LIFE = 200
+TEMPERATURE_CALLS = 200
 """Calls after which the temperature begins to fall."""
 
 
@@ -36,15 +36,18 @@ class A2CConfig:
     actor_lr: float = 3e-3
     critic_lr: float = 2e-3
     """Also of W and the GRU."""
-    passes: int = 1
-    """Gradient steps on the same episodes (value critics)."""
 
+    # Factored critics
     actor_steps: int = 40
     critic_steps: int = 20
+    """Gradient steps per update, each on `batch_size` of all calls so far."""
     batch_size: int = 128
     temperature: float = 0.15
-    """Of the entropy-regularised policy gradient, in NDCG, at first; falls with the root of the calls."""
+    """Weight of the entropy bonus, in NDCG, at first; it falls with the root of the calls."""
 
+    # Critics of the state
+    passes: int = 1
+    """Gradient steps on the same episodes."""
     n: int | None = None
     """Steps looked ahead by n-step returns; None takes generalised advantage estimates."""
     gae_lambda: float = 0.95
@@ -53,7 +56,6 @@ class A2CConfig:
     """Whether advantages are scaled to unit variance over the batch."""
     clip: float | None = None
     """Clips the probability ratio to [1 - clip, 1 + clip], so that several passes stay near the old policy (PPO)."""
-
     max_grad_norm: float = float("inf")
 
     @classmethod
@@ -105,9 +107,8 @@ class A2C:
     def update(self, rollouts: Sequence[Rollout]) -> TrainingStats:
         """Learn from new episodes; a rollout may also be the one step that an episode was continued by."""
         new = Transitions.of(rollouts, self.policy, self._user_numbers)
-        losses = (
-            self._learn_factored(new) if self.policy.config.critic == "factored" else self._learn_values(rollouts, new)
-        )
+        factored = self.policy.config.critic == "factored"
+        losses = self._learn_factored(new) if factored else self._learn_values(rollouts, new)
         self._n_updates += 1
         entropy, divergence = self._entropy_and_divergence(new)
         return TrainingStats(
@@ -124,14 +125,17 @@ class A2C:
     def _learn_factored(self, new: Transitions) -> _Losses:
         """Solve the critics over all calls so far, then let the actors follow them."""
         config, policy = self.config, self.policy
-        self._replay = replay = Transitions.concatenate([self._replay, new]) if self._replay else new
+        replay = new if self._replay is None else Transitions.concatenate([self._replay, new])
+        self._replay = replay
         losses = _Losses()
         if self._n_updates:  # before the first solution the output layers are zero, and so are the gradients
             for rows in self._batches(config.critic_steps, "critic"):
-                losses.critic = self._step(critic_loss(policy, replay[rows]), losses)
+                self._step(critic_loss(policy, replay[rows]), losses)
         model = solve_critics(policy, replay)
+        with torch.no_grad():
+            losses.critic = float(critic_loss(policy, replay))
         values = action_values(policy, replay, n_steps=config.n_steps, objective=config.objective, gamma=config.gamma)
-        temperature = config.temperature / (1 + len(replay) / TEMPERATURE_HALF_LIFE) ** 0.5
+        temperature = config.temperature / (1 + len(replay) / TEMPERATURE_CALLS) ** 0.5
         for rows in self._batches(config.actor_steps, "actor"):
             targets = [value[rows] for value in values]
             losses.actor = self._step(actor_loss(policy, replay[rows], targets, temperature), losses)
@@ -156,16 +160,18 @@ class A2C:
                 chosen = log_probs.gather(1, new.actions[:, place, None])[:, 0]
                 gain = self._policy_gain(chosen, new.log_probs[:, place], returns - values.detach())
                 actor = actor - gain - config.entropy_bonus * _entropy(log_probs).mean()
-            losses.actor, losses.critic = float(actor.detach()), float(critic.detach())
+            losses.actor, losses.critic = actor.item(), critic.item()
             self._step(actor + critic, losses)
         return losses
 
     def _returns(self, rollouts: Sequence[Rollout], values: Tensor, end_values: Tensor) -> Tensor:
-        """Return G_t of every step, shape (B,); a stopped episode does not bootstrap."""
+        """Return G_t of every step, shape (B,)."""
         config, start, returns = self.config, 0, []
         for rollout, end_value in zip(rollouts, end_values.tolist(), strict=True):
             end = start + len(rollout.transitions)
-            own = [*values[start:end].tolist(), end_value if rollout.truncated else 0.0]
+            # What is served ends the episode, so "final" has nothing to bootstrap from; a stopping rule ends it too.
+            goes_on = rollout.truncated and config.objective == "sum"
+            own = [*values[start:end].tolist(), end_value if goes_on else 0.0]
             rewards = objective_rewards([step.reward for step in rollout.transitions], config.objective)
             if config.n is None:
                 returns.append(gae(rewards, own, gamma=config.gamma, lam=config.gae_lambda) + own[:-1])

@@ -25,8 +25,6 @@ N_FOLDS = 5
 EFFECT_VARIANCE = 0.003
 """Prior variance of what one choice is worth, shared and personal alike, in squared NDCG: typically .05 or so."""
 INTERCEPT_VARIANCE = 1.0
-
-
 LENGTH_CENTRES_PER_OCTAVE = 1.5
 LENGTH_WIDTH = 0.5
 """Width of the bumps that history lengths are judged by, in octaves of the length plus one."""
@@ -89,53 +87,75 @@ def fit_additive(
         rewards: shape (n,).
         users: shape (n,); whose reward it was, as numbers 0, 1, ...; folds are made of whole users.
     """
+    problem, noise = _pose(codes, features, rewards, users)
+    trust = _trust(problem, users % N_FOLDS)
+    root = np.asarray(np.linalg.cholesky(problem.x.T @ problem.x + np.diag(problem.penalty)), np.float64)
+    weights = cho_solve((root, True), problem.x.T @ problem.y)
+    for weight, part in zip(trust, problem.parts, strict=True):
+        weights[part] *= weight
+    # What everybody shares is fitted again, beside the personal part as far as it is trusted.
+    n = problem.n_shared
+    x, left = problem.x[:, :n], problem.y - problem.x[:, n:] @ weights[n:]
+    weights[:n] = np.linalg.solve(x.T @ x + np.diag(problem.penalty[:n]), x.T @ left)
+    shapes = [(c.shape[1], f.shape[1]) for c, f in zip(codes, features, strict=True)]
+    shared, personal = _split(weights, [shape[:1] for shape in shapes], shapes)
+    return AdditiveModel(
+        intercept=float(weights[0]), shared=shared, personal=personal, trust=trust, noise=noise, precision_root=root
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """A ridge regression: columns of x are the intercept, the patterns' codes, and codes times features."""
+
+    x: Array
+    y: Array
+    penalty: Array
+    n_shared: int
+    """Columns of the intercept and the codes."""
+    parts: list[slice]
+    """Columns of each pattern's personal part."""
+
+
+def _pose(
+    codes: Sequence[Array], features: Sequence[Array], rewards: Array, users: NDArray[np.int64]
+) -> tuple[_Problem, float]:
+    """Return the regression, freed of the users' own intercepts, and the variance of its noise."""
     blocks = [(c[:, :, None] * f[:, None, :]).reshape(len(c), -1) for c, f in zip(codes, features, strict=True)]
     design = np.hstack([np.ones((len(rewards), 1)), *codes, *blocks])
     edges = list(accumulate((block.shape[1] for block in (*codes, *blocks)), initial=1))
     n_shared, parts = edges[len(codes)], [slice(*edge) for edge in pairwise(edges[len(codes) :])]
 
     noise, user_variance = _variances(design[:, :n_shared], rewards, users)
-    x, y = _quasi_demean(design, users, user_variance / noise), _quasi_demean(rewards, users, user_variance / noise)
-    penalty = np.full(x.shape[1], noise / EFFECT_VARIANCE)
+    penalty = np.full(design.shape[1], noise / EFFECT_VARIANCE)
     penalty[0] = noise / INTERCEPT_VARIANCE
     for part, known in zip(parts, features, strict=True):
         penalty[part] *= max(float((known**2).sum(axis=1).mean()), 1e-12)  # the prior is on effects, not on weights
-    folds = users % N_FOLDS
-    grams = [_gram(x[folds == fold], y[folds == fold]) for fold in range(N_FOLDS)]
-    gram, moment = sum(g for g, _ in grams) + np.diag(penalty), np.sum([m for _, m in grams], axis=0)
+    ratio = user_variance / noise
+    x, y = _quasi_demean(design, users, ratio), _quasi_demean(rewards, users, ratio)
+    return _Problem(x, y, penalty, n_shared, parts), noise
 
-    unseen, rest = np.zeros((len(y), len(codes))), np.zeros(len(y))
+
+def _trust(problem: _Problem, folds: NDArray[np.int64]) -> Array:
+    """Return how far each personal part, fitted without a fold, predicts it: a weight in [0, 1].
+
+    Shrunk by how uncertain the weight itself is (positive-part James-Stein); 0 where there is one fold only.
+    """
+    x, y, n = problem.x, problem.y, problem.n_shared
+    if np.ptp(folds) == 0:
+        return np.zeros(len(problem.parts))
+    grams = [(x[folds == fold].T @ x[folds == fold], x[folds == fold].T @ y[folds == fold]) for fold in range(N_FOLDS)]
+    gram, moment = sum(g for g, _ in grams) + np.diag(problem.penalty), sum(m for _, m in grams)
+    predicted, rest = np.zeros((len(y), len(problem.parts))), np.zeros(len(y))
     for fold, (fold_gram, fold_moment) in enumerate(grams):
         rows, weights = folds == fold, np.linalg.solve(gram - fold_gram, moment - fold_moment)
-        rest[rows] = y[rows] - x[rows, :n_shared] @ weights[:n_shared]
-        unseen[rows] = np.stack([x[rows, part] @ weights[part] for part in parts], axis=1)
-    trust = _trust(unseen, rest) if np.ptp(folds) else np.zeros(len(codes))
-
-    root = np.linalg.cholesky(gram)
-    weights = cho_solve((root, True), moment)
-    for weight, part in zip(trust, parts, strict=True):
-        weights[part] *= weight
-    # What everybody shares is fitted again, beside the personal part as far as it is trusted.
-    left = y - x[:, n_shared:] @ weights[n_shared:]
-    weights[:n_shared] = np.linalg.solve(gram[:n_shared, :n_shared], x[:, :n_shared].T @ left)
-    shapes = [(c.shape[1], f.shape[1]) for c, f in zip(codes, features, strict=True)]
-    shared, personal = _split(weights, [(n,) for n, _ in shapes], shapes)
-    return AdditiveModel(
-        intercept=float(weights[0]), shared=shared, personal=personal, trust=trust, noise=noise, precision_root=root
-    )
-
-
-def _trust(predicted: Array, rewards: Array) -> Array:
-    """Return each personal part's weight in [0, 1], shrunk by how uncertain it is (positive-part James-Stein)."""
-    found = lsq_linear(predicted, rewards, bounds=(0.0, 1.0))
-    gram = predicted.T @ predicted + 1e-9 * np.eye(predicted.shape[1])  # a pattern may have nothing personal yet
-    variance = 2 * found.cost / len(rewards) * np.diag(np.linalg.inv(gram))
+        rest[rows] = y[rows] - x[rows, :n] @ weights[:n]
+        predicted[rows] = np.stack([x[rows, part] @ weights[part] for part in problem.parts], axis=1)
+    found = lsq_linear(predicted, rest, bounds=(0.0, 1.0))
+    precision = predicted.T @ predicted + 1e-9 * np.eye(len(problem.parts))  # a pattern may have nothing personal yet
+    variance = 2 * found.cost / len(rest) * np.diag(np.linalg.inv(precision))
     shrunk: Array = found.x * np.maximum(0.0, 1.0 - variance / np.maximum(found.x**2, 1e-12))
     return shrunk
-
-
-def _gram(x: Array, y: Array) -> tuple[Array, Array]:
-    return x.T @ x, x.T @ y
 
 
 def _variances(shared_design: Array, rewards: Array, users: NDArray[np.int64]) -> tuple[float, float]:

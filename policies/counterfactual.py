@@ -1,11 +1,13 @@
-"""The default learner: every call teaches every agent what each of its actions is worth.
+"""The default learner's losses: every call teaches every agent what each of its actions is worth.
 
-A call of a language model depends on its prompt alone, and the history length is a counter that we keep ourselves. So
-the only thing to learn is the reward of a prompt for a user; what follows from an action is known. Critic k therefore
-predicts pattern k's part of the reward r_t for *every* action of its agent (counterfactually, as in COMA), the parts
-add up (as in value decomposition networks), and they are regressed on all calls made so far, whoever chose them. Actor
-k follows the expected policy gradient over all its actions, not the sampled one. Departures from the paper, which fits
-V(s) to the last step only, are in the price: 3,000 calls instead of some tens of thousands.
+What a language model answers depends on its prompt alone, and the history length is a counter that we keep ourselves.
+So the reward of a prompt for a user is all there is to learn; what follows from an action is known. Departures from
+the paper, which fits V(s) to the latest step and credits all agents with the same advantage:
+
+* critic k predicts pattern k's part of r_t for every action of its agent (counterfactual critics, as in COMA);
+* the parts add up to r_t (as in value decomposition networks) and are regressed on all calls so far, whoever chose;
+* actor k follows the expected policy gradient over all its actions, with an entropy bonus, not the sampled one;
+* the history agent plans over the counter, so that growing slowly towards a long history is worth it from the start.
 """
 
 from __future__ import annotations
@@ -85,8 +87,9 @@ def actor_loss(policy: ReinforcedPolicy, rows: Transitions, values: list[Tensor]
     losses = []
     for pattern, value in zip(policy.config.personalised, values, strict=True):
         log_probs = policy.networks.log_policy(pattern, state, rows.features.counters)
-        terms = log_probs.exp() * (log_probs - value / temperature)
-        losses.append(terms.masked_fill(value == -torch.inf, 0.0).sum(dim=1).mean())
+        masked = value == -torch.inf  # taken out before they are multiplied: 0 * inf has no gradient
+        cost = log_probs.masked_fill(masked, 0.0) - value.masked_fill(masked, 0.0) / temperature
+        losses.append((log_probs.exp() * cost).sum(dim=1).mean())
     return torch.stack(losses).sum()
 
 

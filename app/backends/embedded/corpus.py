@@ -110,7 +110,7 @@ class Corpus:
         self._users, self._sequences = list(sequences), list(sequences.values())
         lengths = np.array([len(s) for s in self._sequences], dtype=np.float64)
         # Long histories teach more, but every user counts once when the model is used: the square root is between.
-        self._weights = np.sqrt(lengths) / np.sqrt(lengths).sum()
+        self._cumulative = np.cumsum(np.sqrt(lengths)) / np.sqrt(lengths).sum()
 
     def title_sequence(self, rng: np.random.Generator, max_titles: int) -> TitleSequence:
         """Draw a stretch of one user's history as the beginning of a prompt."""
@@ -176,7 +176,7 @@ class Corpus:
         return {n: place for n, place in places.items() if tokens[place] in self._title_ids}
 
     def _user(self, rng: np.random.Generator) -> int:
-        return int(rng.choice(len(self._sequences), p=self._weights))
+        return int(np.searchsorted(self._cumulative[:-1], rng.random(), side="right"))
 
     def _moment(self, rng: np.random.Generator, user: int) -> tuple[list[int], list[int], list[int]]:
         """Draw a moment of a user: the history until then, one to three future items, and untouched items."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pytest
@@ -31,9 +32,20 @@ class HashEncoder:
     dimension = 6
 
     def encode(self, texts: Sequence[str]) -> list[list[float]]:
-        seeds = [int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) for text in texts]
-        rows = [np.random.default_rng(seed).normal(size=self.dimension) for seed in seeds]
-        return [(row / np.linalg.norm(row)).tolist() for row in rows]
+        return [_embed(text, self.dimension) for text in texts]
+
+
+@cache
+def _embed(text: str, dimension: int) -> list[float]:
+    row = np.random.default_rng(int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)).normal(size=dimension)
+    unit: list[float] = (row / np.linalg.norm(row)).tolist()
+    return unit
+
+
+@cache
+def _history(user_id: str) -> tuple[Item, ...]:
+    chosen = np.random.default_rng(list(user_id.encode())).choice(N_ITEMS, HISTORY, replace=False)
+    return tuple(Item(item_id=f"{user_id[0]}{n}", title=f"title {user_id[0]}{n}") for n in chosen)
 
 
 @dataclass
@@ -64,8 +76,7 @@ class ToyWorld:
         return [f"{KINDS[n % 2]}-user-{n}" for n in range(self.n_users)]
 
     def history(self, user_id: str) -> tuple[Item, ...]:
-        chosen = np.random.default_rng(list(user_id.encode())).choice(N_ITEMS, HISTORY, replace=False)
-        return tuple(Item(item_id=f"{user_id[0]}{n}", title=f"title {user_id[0]}{n}") for n in chosen)
+        return _history(user_id)
 
     def inputs(self, user_id: str) -> StateInputs:
         return StateInputs(history=self.history(user_id), step=0, history_length=1)
@@ -100,7 +111,7 @@ class ToyWorld:
         for t in range(n_steps):
             vector = policy.observe(inputs)
             choices = {p: policy.act(p, vector, key=(seed, user_id, t), explore=explore) for p in policy.agents}
-            actions = {pattern: choice.action for pattern, choice in choices.items()}
+            actions: dict[str, int] = {pattern: choice.action for pattern, choice in choices.items()}
             length = min(manual.history_length, HISTORY)
             if "history_records" in actions:
                 increment = actions.pop("history_records")

@@ -136,7 +136,7 @@ def test_exploration_follows_the_probabilities_and_serving_the_largest(
 def test_equal_probabilities_are_served_by_the_first(toy: ToyWorld, text_encoder: HashEncoder) -> None:
     policy = make(toy, text_encoder)
     with torch.no_grad():
-        policy.networks.actors["role_playing"].output.weight.zero_()
+        policy.networks.get_parameter("actors.role_playing.output.weight").zero_()
     vector = policy.observe(toy.inputs("a-user-0"))
     assert policy.act("role_playing", vector, key=(1,), explore=False).action == 0
 

@@ -48,10 +48,10 @@ def test_propensities_are_how_often_it_explores(toy: ToyWorld) -> None:
     decisions = [bandit.choose(inputs, key=("test", n), explore=True) for n in range(3000)]
     for pattern in ("role_playing", "reasoning_guidance"):
         drawn = Counter(getattr(decision.spec, pattern) for decision in decisions)
-        chances = {getattr(d.spec, pattern): d.probabilities[pattern] for d in decisions}  # type: ignore[index]
+        chances = {getattr(d.spec, pattern): d.probabilities[pattern] for d in decisions}
         for option, chance in chances.items():
             assert drawn[option] / 3000 == pytest.approx(chance, abs=0.03)
-            assert chance >= UNIFORM_SHARE / toy.catalogue.n_actions(pattern) * 0.999  # type: ignore[arg-type]
+            assert chance >= UNIFORM_SHARE / toy.catalogue.n_actions(pattern) * 0.999
     assert set(decisions[0].probabilities) == set(PATTERNS)
 
 

@@ -88,3 +88,17 @@ def film_dataset() -> Dataset:
         profiles={user: UserProfile(gender="female", age="24") for user in sequences},
         years={f"i{n}": 1960 + n for n in range(60)},
     )
+
+
+@pytest.fixture(scope="session")
+def trained_lm(film_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished folder of a tiny model after one step of each training stage."""
+    pytest.importorskip("transformers")
+    from promptailor.app.backends.embedded.train import TrainingConfig, train_lm
+
+    folder = tmp_path_factory.mktemp("models") / "films"
+    config = TrainingConfig(
+        hidden_size=32, n_layers=2, n_heads=2, intermediate_size=32, title_steps=1, steps=1, batch_size=2
+    )
+    train_lm(film_dataset, load_catalogue(), folder, config=config)
+    return folder

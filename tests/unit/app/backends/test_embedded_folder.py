@@ -29,11 +29,9 @@ from promptailor.app.backends.embedded.train import TrainingConfig, train_lm
 TINY = TrainingConfig(hidden_size=32, n_layers=2, n_heads=2, intermediate_size=32, title_steps=1, steps=1, batch_size=2)
 
 
-@pytest.fixture(scope="module")
-def trained(film_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "films"
-    train_lm(film_dataset, load_catalogue(), folder, config=TINY)
-    return folder
+@pytest.fixture
+def trained(trained_lm: Path) -> Path:
+    return trained_lm
 
 
 def test_what_ships_names_no_title(trained: Path, film_dataset: Dataset) -> None:
