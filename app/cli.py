@@ -22,6 +22,8 @@ app.add_typer(lm_app, name="lm")
 
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
+TABLE_WIDTH = 110
+"""Least width that tables are drawn with, also into a file or a narrow window."""
 
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Known name in any case, `planted`, or a spec file.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Recommender, as provider:model?options.")]
@@ -237,7 +239,9 @@ def _print(result: Any, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        Console(soft_wrap=True).print(result)
+        console = Console(soft_wrap=True)
+        console.width = max(console.width, TABLE_WIDTH)
+        console.print(result)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.commit import current_commit
 from promptailor.app.headroom import measure_headroom
 from promptailor.app.job import TrainConfig
-from promptailor.app.methods import SEARCHES, MethodSpec, build_methods, calls_model, parse_methods
+from promptailor.app.methods import PER_USER, SEARCHES, MethodSpec, build_methods, calls_model, parse_methods
 from promptailor.app.progress import progress_bar
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
@@ -60,7 +60,9 @@ class Evaluation(BaseModel):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the table of methods and say the verdicts."""
         measures = ("ndcg@1", "ndcg@5", "mrr@10", "hr@5")
-        table = Table("method", "ndcg@10", *measures, "calls/user", "invalid", "s", box=None, header_style="bold")
+        table = Table(box=None, header_style="bold")
+        for column in ("method", "ndcg@10", *measures, "calls/user", "invalid", "s"):
+            table.add_column(column, no_wrap=True)
         for name, result in {**self.report.methods, **self.report.controls}.items():
             if name.startswith(SHUFFLED):
                 continue
@@ -99,12 +101,17 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
     specs = [_searched(spec, config, out, resume=resume) for spec in specs]
     cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
     methods = build_methods(specs, workspace, config.seed)
+    personal = [m for kind in PER_USER for m, spec in zip(methods, specs, strict=True) if spec.name == kind]
     info = RunInfo(
         environment=_environment(config, workspace),
         validation_users=workspace.split.validation,
         comparisons=planned_comparisons(specs),
         action_names=action_names(workspace.catalogue),
-        decomposition=measure_headroom(workspace, methods, cases, config.decompose, config.seed),
+        decomposition=(
+            measure_headroom(workspace, personal[0], cases, config.decompose, config.seed)
+            if personal and config.decompose
+            else None
+        ),
         learning_curves=_learning_curves(specs),
     )
     controls = null_controls(workspace.dataset, methods, cases, seed=config.seed)
@@ -141,9 +148,9 @@ def planned_comparisons(specs: Sequence[MethodSpec]) -> tuple[tuple[str, str], .
     single: str | None = next((name for name in ("enumeration", "manual") if name in labels), None)
     if single is None:
         return None
-    pairs = [(s.label, single) for s in specs if s.name in ("rpp", "rpp+", "bandit") and not s.serving]
+    pairs = [(s.label, single) for s in specs if s.name in PER_USER and not s.serving]
     fused = next((s.label for s in specs if s.name == single and s.serving), None)
-    pairs += [(s.label, fused or single) for s in specs if s.name in ("rpp", "rpp+", "bandit") and s.serving]
+    pairs += [(s.label, fused or single) for s in specs if s.name in PER_USER and s.serving]
     return tuple(pairs) or None
 
 

@@ -12,7 +12,6 @@ from promptailor.app.progress import progress_bar
 from promptailor.app.wiring import Workspace, train_inputs
 from promptailor.evals.baselines.base import Method
 from promptailor.evals.decomposition import Decomposition, RewardMatrices, decompose
-from promptailor.evals.methods import GraphMethod
 from promptailor.evals.types import EvalCase
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
@@ -30,15 +29,12 @@ TEST_USERS = 200
 
 
 def measure_headroom(
-    workspace: Workspace, methods: Sequence[Method], cases: Sequence[EvalCase], n_prompts: int, seed: int
-) -> Decomposition | None:
-    """Score a sample of prompts for validation and test users and decompose the gain of the first per-user policy.
+    workspace: Workspace, policy: Method, cases: Sequence[EvalCase], n_prompts: int, seed: int
+) -> Decomposition:
+    """Score a sample of prompts for validation and test users and decompose the gain of a per-user policy.
 
     Nothing is learned or chosen for serving here: the labels are read to say what choosing by them would give.
     """
-    policy = next((m for m in methods if isinstance(m, GraphMethod) and m.train_users and m.n_steps > 1), None)
-    if not n_prompts or policy is None:
-        return None
     cases = [case for case in cases if case.user_id not in set(policy.train_users)][:TEST_USERS]
     validation = workspace.cases(workspace.split.validation[:VALIDATION_USERS], len(cases[0].request.candidates), seed)
     specs = sample_prompts(workspace, n_prompts, seed)

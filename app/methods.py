@@ -19,7 +19,9 @@ from promptailor.prompts.errors import SpecError
 
 SEARCHES = ("enumeration", "random-search")
 """Searched on training users on the spot where no folder is given."""
-LEARNED = ("bandit", "rpp", "rpp+", *SEARCHES)
+PER_USER = ("rpp", "rpp+", "bandit")
+"""Policies that choose for each user; the first of them in a run is the one its gain decomposition is about."""
+LEARNED = (*PER_USER, *SEARCHES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
