@@ -95,7 +95,7 @@ class SentenceEncoder:
             from transformers.utils import logging  # noqa: PLC0415 - as above
         except ImportError:
             raise MissingExtraError("the sentence encoder", "local") from None
-        logging.disable_progress_bar()  # it loads in a fifth of a second
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it loads in a fifth of a second
         return SentenceTransformer(_packaged_model() if self.model == DEFAULT_MODEL else self.model, device="cpu")
 
 

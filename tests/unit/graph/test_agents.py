@@ -71,7 +71,7 @@ def test_a_tool_calling_agent_gets_the_action_that_the_graph_node_takes(
     for pattern, tool in tools.items():
         arguments = {"observation": vector, "user_id": request.user_id, "step": 0, "seed": 4, "explore": True}
         agent = create_agent(AsksOneTool(tool=tool.name, arguments=arguments), tools=list(tools.values()))
-        told = json.loads(agent.invoke({"messages": [("user", "Which sentence?")]})["messages"][-1].text)
+        told = json.loads(agent.invoke({"messages": [HumanMessage("Which sentence?")]})["messages"][-1].text)
         chosen = answer.steps[0].choices[pattern]
         assert (told["action"], told["sentence"]) == (chosen.action, chosen.sentence)
         assert told["probability"] == chosen.probability
