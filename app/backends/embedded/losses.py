@@ -12,10 +12,6 @@ from promptailor.app.backends.embedded.corpus import Example, TitleSequence
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder
 
 
-_WRITTEN_WEIGHT = 4.0
-"""Of an answer's tokens, of which there are many more than first tokens to share the mean."""
-
-
 class Losses:
     """The losses of both training stages.
 
@@ -33,8 +29,6 @@ class Losses:
     def __init__(self, model: LlamaForCausalLM, encoder: PromptEncoder, naming_layer: int) -> None:
         self.model, self.encoder, self.naming_layer = model, encoder, naming_layer
         self._label_ids = list(encoder.label_ids.values())
-        self._number_of = {form: n for n, forms in enumerate(encoder.number_forms) for form in forms}
-        self._number_ids = torch.tensor(encoder.number_forms)
 
     def titles(self, batch: Sequence[TitleSequence]) -> torch.Tensor:
         """Return the cross-entropy of every title of a batch of histories, given those before it."""
@@ -50,30 +44,9 @@ class Losses:
         rows = torch.tensor([row for row, e in enumerate(batch) for _ in e.answer])
         places = torch.tensor([len(e.prompt) + k for e in batch for k in range(len(e.answer))])
         last, naming = self._hidden(ids)
-        logits = self.model.lm_head(last[rows, places - 1]).float()
-        loss = _WRITTEN_WEIGHT * (F.cross_entropy(logits, ids[rows, places]) + self._repeats(logits, batch))
+        written = F.cross_entropy(self.model.lm_head(last[rows, places - 1]).float(), ids[rows, places])
         ranked = [(row, e) for row, e in enumerate(batch) if e.title_places]
-        return loss + self._ranking(ids, last, naming, ranked) if ranked else loss
-
-    def _repeats(self, logits: torch.Tensor, batch: Sequence[Example]) -> torch.Tensor:
-        """Return the unlikelihood of numbers that an answer has already given (Welleck et al. 2020).
-
-        Args:
-            logits: shape (answer tokens of the whole batch, vocabulary).
-            batch: the examples in the same order.
-        """
-        given = torch.zeros(len(logits), len(self._number_ids), dtype=torch.bool)
-        row = 0
-        for example in batch:
-            so_far: list[int] = []
-            for token in example.answer:
-                given[row, so_far] = bool(example.numbers)
-                if token in self._number_of:
-                    so_far.append(self._number_of[token])
-                row += 1
-        probabilities = torch.softmax(logits, dim=-1)[:, self._number_ids].sum(-1)
-        repeated = (probabilities * given).sum(-1)
-        return -torch.log1p(-repeated.clamp(max=0.999)).sum() / given.any(-1).sum().clamp(min=1)
+        return written + self._ranking(ids, last, naming, ranked) if ranked else written
 
     def _ranking(
         self, ids: torch.Tensor, last: torch.Tensor, naming: torch.Tensor, ranked: Sequence[tuple[int, Example]]

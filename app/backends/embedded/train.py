@@ -47,7 +47,7 @@ class TrainingConfig:
     n_heads: int = 6
     intermediate_size: int = 512
     title_steps: int = 200
-    steps: int = 4000
+    steps: int = 3000
     """Of the second stage."""
     batch_size: int = 16
     max_titles: int = 48
@@ -108,7 +108,7 @@ def train_lm(
     config, started = config or TrainingConfig(), time.monotonic()
     torch.set_num_threads(threads)
     tasks = load_tasks()
-    phrases, words = prompt_phrases(catalogue, tasks, dataset.domain), prompt_words(catalogue, tasks, dataset.domain)
+    phrases, words = prompt_phrases(catalogue, dataset.domain), prompt_words(catalogue, tasks, dataset.domain)
     vocabulary = data_vocabulary(phrases, words, list(dataset.items), dataset, catalogue)
     encoder = PromptEncoder(build_tokenizer(vocabulary))
     teachers = Teachers.of(dataset)

@@ -15,15 +15,16 @@ def prompt_words(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, 
     return collect_words(_texts(catalogue, tasks, domain))
 
 
-def prompt_phrases(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, ...]:
-    """Return what ranking prompts are made of, whole: the headings with their fences, sentences, and their paraphrases."""
+def prompt_phrases(catalogue: Catalogue, domain: str) -> tuple[str, ...]:
+    """Return what ranking prompts are made of, whole: the headings with their fences, and every sentence."""
     headings = (
         f"{catalogue.history_records.text}\n<history>",
         f"{catalogue.candidates.text}\n<candidates>",
         f"{catalogue.user_profile.text}\n<profile>",
     )
+    sentences = (s.text for pattern in SENTENCE_PATTERNS for s in catalogue.sentences(pattern))
     words = catalogue.words(domain)
-    return tuple(dict.fromkeys(text.format_map(words) for text in (*headings, *_sentences(catalogue, tasks))))
+    return tuple(dict.fromkeys(text.format_map(words) for text in (*headings, *sentences)))
 
 
 def data_vocabulary(
