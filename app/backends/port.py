@@ -72,12 +72,12 @@ class ModelPort:
         wait = self.retry.first_wait_s
         for attempt in range(1, self.retry.attempts + 1):
             self.budget.reserve()
-            self.store.count_request()
             try:
                 answer = model.invoke(messages)
             except PromptailorError:
                 raise
             except Exception as error:  # a vendor's client may raise anything; every kind is retried, then told
+                self.store.count_failure()
                 if attempt == self.retry.attempts:
                     reason = f"{type(error).__name__}: {error}".replace("\n", " ")
                     raise ModelCallError(f"{self.spec} failed {attempt} times; the last time: {reason}") from error

@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NUL
 CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY CHECK (id = 0), requests INTEGER NOT NULL);
 INSERT OR IGNORE INTO ledger VALUES (0, 0);
 """
+_COUNT = "UPDATE ledger SET requests = requests + 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,9 @@ class ResponseStore:
         )
 
     def put(self, key: str, response: StoredResponse) -> None:
-        """Record an answer."""
+        """Record an answer and the request that brought it, in one transaction: a kill loses both or neither."""
         with self._lock, self._db:
+            self._db.execute(_COUNT)
             self._db.execute(
                 "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -83,14 +85,14 @@ class ResponseStore:
                 ),
             )
 
-    def count_request(self) -> None:
-        """Record that one request is about to be sent, answered or not."""
+    def count_failure(self) -> None:
+        """Record a request that failed."""
         with self._lock, self._db:
-            self._db.execute("UPDATE ledger SET requests = requests + 1")
+            self._db.execute(_COUNT)
 
     @property
     def requests(self) -> int:
-        """Requests sent so far, retries and failed ones included, over all runs that used this file."""
+        """Requests answered or failed so far, over every part of a run; those in flight when it was killed are not."""
         with self._lock:
             return int(self._db.execute("SELECT requests FROM ledger").fetchone()[0])
 

@@ -44,7 +44,8 @@ def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
 
 def fingerprint(folder: Path) -> dict[str, str]:
     """Return a digest of everything a training run leaves behind, except when it happened."""
-    files = [folder / "training.jsonl", *sorted(p for p in (folder / "policy").rglob("*") if p.is_file())]
+    files = [*folder.glob("training.jsonl"), *sorted(p for p in (folder / "policy").rglob("*") if p.is_file())]
+    assert files, f"{folder} holds no policy"
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
