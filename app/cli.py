@@ -172,7 +172,12 @@ def data_list(json_output: JsonOption = False) -> None:
     from promptailor.app.data import list_datasets
     from promptailor.app.settings import Settings
 
-    _print(list_datasets(Settings().data_dir), json_output)
+    listings = list_datasets(Settings().data_dir)
+    if json_output:
+        _print(listings, as_json=True)
+        return
+    for listing in listings:
+        typer.echo(f"{'here   ' if listing.present else 'missing'}  {listing.name:<10}{listing.detail}")
 
 
 @data_app.command("get")

@@ -86,12 +86,11 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
         InputError: unknown names, users that were trained on, a folder that holds another run.
     """
     specs = parse_methods(config.methods)
-    needs_model = calls_model(specs)
     store = open_store(out)
     workspace = Workspace(
         settings=Settings(),
         dataset_name=config.dataset,
-        model=config.model if needs_model or config.dataset == "planted" else None,
+        model=config.model,
         refiner=(config.refiner or config.model) if any(s.name == "rpp+" for s in specs) else None,
         seed=config.seed,
         catalogue=load_catalogue(config.catalogue),
@@ -198,7 +197,7 @@ def _environment(config: EvaluateConfig, workspace: Workspace) -> Environment:
         command=" ".join(["promptailor", *sys.argv[1:]]),
         commit=current_commit(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=workspace.model,
+        model=workspace.model if calls_model(parse_methods(config.methods)) else None,
         dataset=workspace.dataset.name,
         dataset_digest=workspace.dataset.digest,
         catalogue_digest=workspace.catalogue.digest,

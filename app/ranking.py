@@ -9,6 +9,7 @@ from pathlib import Path
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ValidationError
+from rich.console import Console, ConsoleOptions, RenderResult
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import ResponseStore
@@ -34,6 +35,10 @@ class RankSummary(BaseModel):
     llm_calls: int
     invalid: int
     """Answers that had to be repaired."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Say it in one line."""
+        yield f"{self.requests:,} answers in {self.output}: {self.llm_calls:,} calls, {self.invalid:,} repaired"
 
 
 def rank_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,15 +57,15 @@ class Method(Protocol):
         ...
 
 
-class ItemScorer:
+class ItemScorer(ABC):
     """Base of the baselines: one score per candidate, best first, ties in the candidates' canonical order."""
 
     llm = False
     train_users: tuple[str, ...] = ()
 
+    @abstractmethod
     def scores(self, request: RankRequest) -> Sequence[float]:
         """Return one score per candidate, in canonical order; higher is better."""
-        raise NotImplementedError
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankedUser]:
         """Rank each request's candidates by score."""
