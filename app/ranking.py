@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -15,9 +14,8 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.serving import parse_policies, serving_graph
 from promptailor.app.settings import Settings
-from promptailor.graph.build import recursion_limit
 from promptailor.graph.context import Context
-from promptailor.graph.rollout import MAX_CONCURRENCY
+from promptailor.graph.rollout import run_batch
 from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.errors import DataError, InputError, MissingExtraError
 from promptailor.prompts.patterns import load_catalogue
@@ -70,13 +68,12 @@ def rank_file(
     )
     name = next(iter(parse_policies(policy)), "manual")
     context = Context(policy=name, seed=seed, refine=refiner is not None)
-    config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(MAX_STEPS))
     summary = RankSummary(output=output, requests=0, llm_calls=0, invalid=0)
     partial = output.with_name(output.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             for requests in _chunks(read_requests(input_file)):
-                for result in graph.batch(requests, config, context=context):
+                for result in run_batch(graph, requests, context, n_steps=MAX_STEPS):
                     answer = RankOutput.model_validate(result)
                     file.write(answer.model_dump_json() + "\n")
                     summary.requests += 1

@@ -6,12 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from langchain_core.runnables import RunnableConfig
-
 from promptailor.evals.baselines.base import RankedUser
-from promptailor.graph.build import RankGraph, recursion_limit
+from promptailor.graph.build import RankGraph
 from promptailor.graph.context import Context
-from promptailor.graph.rollout import MAX_CONCURRENCY
+from promptailor.graph.rollout import run_batch
 from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.domain import RankRequest
 
@@ -30,9 +28,8 @@ class GraphMethod:
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankedUser]:
         """Rank for many users; a request carries no label, so none can reach a prompt."""
-        config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(self.n_steps))
         started = time.perf_counter()
-        results = self.graph.batch([to_input(r) for r in requests], config, context=self.context)
+        results = run_batch(self.graph, [to_input(r) for r in requests], self.context, n_steps=self.n_steps)
         seconds = (time.perf_counter() - started) / max(1, len(requests))
         return [_ranked(RankOutput.model_validate(result), seconds) for result in results]
 

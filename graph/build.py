@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import Runtime
 
 from promptailor.graph.agents import agent_tools
 from promptailor.graph.context import Context
+from promptailor.graph.inline import Edge, Node, Update
 from promptailor.graph.nodes import RankNodes, step_node
 from promptailor.graph.resources import Resources
-from promptailor.graph.state import RankInput, RankOutput, RankState, TrainInput, TrainOutput
+from promptailor.graph.state import RankInput, RankOutput, RankState, ScoreState, TrainInput, TrainOutput
 from promptailor.policies.base import StepwisePolicy
 from promptailor.prompts.patterns import PATTERNS, PatternName
 
@@ -56,38 +56,50 @@ def build_rank_graph(
         input_schema=TrainInput if training else RankInput,
         output_schema=TrainOutput if training else RankOutput,
     )
-    builder.add_node("receive", nodes.receive_training if training else nodes.receive)
-    builder.add_node("select_policy", nodes.select_policy)
-    builder.add_node("observe", nodes.observe)
+
+    def add(
+        name: str,
+        run: Callable[[Any, Context], Update],
+        arun: Callable[[Any, Context], Awaitable[Update]] | None = None,
+        reads: type[Any] = RankState,
+    ) -> None:
+        builder.add_node(name, Node(name, run, arun), input_schema=reads)
+
+    if training:
+        add("receive", nodes.receive_training, reads=TrainInput)
+        add("score", nodes.score, reads=ScoreState)
+    else:
+        add("receive", nodes.receive, reads=RankInput)
+        add("fuse", nodes.fuse)
+        add("explain", nodes.explain)
+    add("select_policy", nodes.select_policy)
+    add("observe", nodes.observe)
     for pattern in patterns:
         served_by = {name: by_pattern for name, by_pattern in tools.items() if pattern in by_pattern}
-        builder.add_node(AGENT_NODES[pattern], nodes.agent(pattern, served_by))
-    builder.add_node("choose", nodes.choose)
-    builder.add_node("assemble", nodes.assemble)
-    builder.add_node("refine", nodes.refine)
-    builder.add_node("recommend", nodes.recommend)
-    builder.add_node("parse", nodes.parse)
+        add(AGENT_NODES[pattern], nodes.agent(pattern, served_by))
+    add("choose", nodes.choose)
+    add("assemble", nodes.assemble)
+    add("refine", nodes.refine, nodes.arefine)
+    add("recommend", nodes.recommend, nodes.arecommend)
+    add("parse", nodes.parse)
 
     start_step = _start_step(resources)
     builder.add_edge(START, "receive")
     builder.add_edge("receive", "select_policy")
     starts = ["observe", "choose", "assemble"] if training else ["observe", "choose"]
-    builder.add_conditional_edges("select_policy", start_step, starts)
+    builder.add_conditional_edges("select_policy", Edge(start_step), starts)
     for agent in (AGENT_NODES[pattern] for pattern in patterns):
         builder.add_edge("observe", agent)
         builder.add_edge(agent, "assemble")
     builder.add_edge("choose", "assemble")
-    builder.add_conditional_edges("assemble", _refine_or_recommend, ["refine", "recommend"])
+    builder.add_conditional_edges("assemble", Edge(_refine_or_recommend), ["refine", "recommend"])
     builder.add_edge("refine", "recommend")
     builder.add_edge("recommend", "parse")
     if training:
-        builder.add_node("score", nodes.score)
         builder.add_edge("parse", "score")
-        builder.add_conditional_edges("score", _route(start_step, END), [*starts, END])
+        builder.add_conditional_edges("score", _loop(start_step, END), [*starts, END])
     else:
-        builder.add_node("fuse", nodes.fuse)
-        builder.add_node("explain", nodes.explain)
-        builder.add_conditional_edges("parse", _route(start_step, "fuse"), [*starts, "fuse"])
+        builder.add_conditional_edges("parse", _loop(start_step, "fuse"), [*starts, "fuse"])
         builder.add_edge("fuse", "explain")
         builder.add_edge("explain", END)
     return builder.compile(checkpointer=checkpointer, name="rank")
@@ -112,14 +124,14 @@ def _start_step(resources: Resources) -> Callable[[RankState], str]:
     return start_step
 
 
-def _refine_or_recommend(state: RankState, runtime: Runtime[Context]) -> str:
-    return "refine" if (runtime.context or Context()).refine else "recommend"
+def _refine_or_recommend(state: RankState) -> str:
+    return "refine" if state.refine else "recommend"
 
 
-def _route(start_step: Callable[[RankState], str], done: str) -> Callable[[RankState], str]:
+def _loop(start_step: Callable[[RankState], str], done: str) -> Edge:
     """Loop until the policy's number of steps; a fixed number needs no label."""
 
-    def route(state: RankState) -> str:
+    def next_step(state: RankState) -> str:
         return start_step(state) if len(state.trace) < state.n_steps else done
 
-    return route
+    return Edge(next_step)

@@ -5,17 +5,18 @@ Methods of one frozen class that holds the resources; no node retries, caches or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from langchain_core.tools import StructuredTool
-from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
 from promptailor.graph.agents import to_choice
 from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
+from promptailor.graph.inline import Update
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput, RankState, ScoreState, StepRecord, TrainInput
 from promptailor.policies.base import OneShotPolicy, StepwisePolicy
@@ -25,13 +26,10 @@ from promptailor.policies.types import Observation, StateInputs
 from promptailor.prompts.assemble import assemble
 from promptailor.prompts.domain import RankedItem, RankRequest
 from promptailor.prompts.errors import InputError
-from promptailor.prompts.llm import ModelCall
+from promptailor.prompts.llm import ChatPort, Completion, ModelCall
 from promptailor.prompts.parse import parse_ranking
 from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
 from promptailor.prompts.refine import accept_refinement, refine_messages
-
-Update = dict[str, Any]
-"""A node's partial state update; LangGraph checks the keys against the state."""
 
 FALLBACK_POLICY = "manual"
 
@@ -42,7 +40,7 @@ class RankNodes:
 
     resources: Resources
 
-    def receive(self, state: RankInput) -> Update:
+    def receive(self, state: RankInput, context: Context) -> Update:
         """Resolve every id, refuse duplicates, and clear what an earlier run on the same thread left."""
         resources = self.resources
         candidates = tuple(resources.item(c, "candidates") for c in state.candidates)
@@ -60,21 +58,25 @@ class RankNodes:
         resources.catalogue.words(request.domain)
         return {"request": request, "trace": Overwrite([]), "choices": Overwrite({}), "fallback": None}
 
-    def receive_training(self, state: TrainInput) -> Update:
+    def receive_training(self, state: TrainInput, context: Context) -> Update:
         """Receive a training request, which may continue an episode or bring the prompt to try."""
-        return self.receive(state) | {"trace": Overwrite(state.trace), "rewards": Overwrite([])}
+        return self.receive(state, context) | {"trace": Overwrite(state.trace), "rewards": Overwrite([])}
 
-    def select_policy(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    def select_policy(self, state: RankState, context: Context) -> Update:
         """Take the policy the context names, or the manual prompt for a user it cannot serve, with the reason."""
-        context = runtime.context or Context()
         policy, fallback = self.resources.policy(context.policy), None
         if isinstance(policy, StepwisePolicy) and not state.request.history:
             fallback = f"cold start: {context.policy} needs a history, served by {FALLBACK_POLICY}"
             policy = self.resources.policy(FALLBACK_POLICY)
         name = context.policy if fallback is None else FALLBACK_POLICY
-        return {"policy": name, "fallback": fallback, "n_steps": context.n_steps or policy.info.n_steps}
+        return {
+            "policy": name,
+            "fallback": fallback,
+            "n_steps": context.n_steps or policy.info.n_steps,
+            "refine": context.refine,
+        }
 
-    def observe(self, state: RankState) -> Update:
+    def observe(self, state: RankState, context: Context) -> Update:
         """Compute s_t from the user, and from the last prompt and ranking where there are any."""
         policy = self.resources.policies[state.policy]
         assert isinstance(policy, StepwisePolicy), "the graph routes one-shot policies to `choose`"
@@ -85,9 +87,8 @@ class RankNodes:
         """Return the node of one pattern's agent, whichever stepwise policy serves."""
         return AgentNode(pattern, {name: by_pattern[pattern] for name, by_pattern in tools.items()})
 
-    def choose(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    def choose(self, state: RankState, context: Context) -> Update:
         """Let a one-shot policy choose the whole prompt."""
-        context = runtime.context or Context()
         policy = self.resources.policies[state.policy]
         assert isinstance(policy, OneShotPolicy), "the graph routes stepwise policies to the agents"
         step = len(state.trace)
@@ -95,61 +96,34 @@ class RankNodes:
         key = (context.seed, state.request.user_id, step)
         return {"spec": policy.choose(inputs, key=key, explore=context.explore).spec, "observation": None}
 
-    def assemble(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    def assemble(self, state: RankState, context: Context) -> Update:
         """Write the prompt; every step shows the candidates in another order."""
-        context = runtime.context or Context()
         spec = state.trial or state.spec or self._spec_of_choices(state)
         prompt = assemble(
             state.request, spec, self.resources.catalogue, seed=context.seed, sample_index=sample_index(state)
         )
         return {"prompt": prompt, "refined": {}, "rejected": {}, "refine_calls": 0}
 
-    def refine(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    def refine(self, state: RankState, context: Context) -> Update:
         """RPP+: let the refiner rewrite each chosen sentence; a rewrite that fails a guard is dropped and counted."""
-        context, resources = runtime.context or Context(), self.resources
-        if resources.refiner is None:
-            raise InputError("refine: no refiner model is loaded; pass --refiner SPEC")
-        assert state.prompt is not None, "`assemble` runs before `refine`"
-        sample, calls = sample_index(state), 0
-        refined: dict[SentencePattern, str] = {}
-        rejected: dict[SentencePattern, str] = {}
-        for pattern, sentence in state.prompt.sentences.items():
-            messages = refine_messages(sentence, resources.catalogue)
-            answer = resources.refiner.complete(ModelCall(messages=messages, split=context.split, sample_index=sample))
-            calls += answer.calls
-            verdict = accept_refinement(
-                sentence,
-                answer.text,
-                words=resources.catalogue.words(state.request.domain),
-                encoder=resources.encoder,
-                instruction=resources.catalogue.refine.text,
-            )
-            if verdict.text is None:
-                rejected[pattern] = str(verdict.reason)
-            else:
-                refined[pattern] = verdict.text
-        prompt = assemble(
-            state.request,
-            state.prompt.spec,
-            resources.catalogue,
-            seed=context.seed,
-            sample_index=sample,
-            refined=refined,
-        )
-        return {"prompt": prompt, "refined": refined, "rejected": rejected, "refine_calls": calls}
+        refiner, calls = self._refine_calls(state, context)
+        return self._refined(state, context, {pattern: refiner.complete(call) for pattern, call in calls.items()})
 
-    def recommend(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    async def arefine(self, state: RankState, context: Context) -> Update:
+        """Do what `refine` does, all sentences at once."""
+        refiner, calls = self._refine_calls(state, context)
+        answers = await asyncio.gather(*map(refiner.acomplete, calls.values()))
+        return self._refined(state, context, dict(zip(calls, answers, strict=True)))
+
+    def recommend(self, state: RankState, context: Context) -> Update:
         """Call the recommender LLM."""
-        assert state.prompt is not None, "`assemble` runs before `recommend`"
-        call = ModelCall(
-            messages=state.prompt.messages,
-            labels=state.prompt.labels,
-            split=(runtime.context or Context()).split,
-            sample_index=sample_index(state),
-        )
-        return {"completion": self.resources.recommender.complete(call)}
+        return {"completion": self.resources.recommender.complete(_rank_call(state, context))}
 
-    def parse(self, state: RankState) -> Update:
+    async def arecommend(self, state: RankState, context: Context) -> Update:
+        """Call the recommender LLM on an event loop."""
+        return {"completion": await self.resources.recommender.acomplete(_rank_call(state, context))}
+
+    def parse(self, state: RankState, context: Context) -> Update:
         """Read the answer as a permutation of the candidates and record the step."""
         assert state.prompt is not None, "`assemble` runs before `parse`"
         assert state.completion is not None, "`recommend` runs before `parse`"
@@ -168,22 +142,21 @@ class RankNodes:
         )
         return {"trace": [record]}
 
-    def score(self, state: ScoreState) -> Update:
+    def score(self, state: ScoreState, context: Context) -> Update:
         """Training only: the user's own NDCG@M (RPP, Eq. 6)."""
         ranking = [item.item_id for item in state.trace[-1].ranking]
         return {"rewards": [ndcg(ranking, state.relevant_item_ids, k=len(ranking))]}
 
-    def fuse(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    def fuse(self, state: RankState, context: Context) -> Update:
         """Combine the steps' rankings into one; ties fall back to the canonical order."""
         rankings = [[item.item_id for item in record.ranking] for record in state.trace]
         canonical = [item.item_id for item in state.request.candidates]
-        context = runtime.context or Context()
         weights = self.resources.policies[state.policy].info.fusion_weights
         if context.fusion == "weighted" and not weights:
             raise InputError(f"fusion: policy {state.policy!r} has learned no weights; use last or rrf")
         return {"fused": tuple(fuse(rankings, context.fusion, weights=weights, canonical=canonical))}
 
-    def explain(self, state: RankState) -> Update:
+    def explain(self, state: RankState, context: Context) -> Update:
         """Say per step and pattern which sentence was chosen, with what probability, and what changed."""
         titles = {item.item_id: item.title for item in state.request.candidates}
         views = explain_steps(state.trace, self.resources.catalogue, state.request.domain)
@@ -196,6 +169,47 @@ class RankNodes:
             "parse": views[-1].parse,
             "llm_calls": sum(record.calls for record in state.trace),
         }
+
+    def _refine_calls(self, state: RankState, context: Context) -> tuple[ChatPort, dict[SentencePattern, ModelCall]]:
+        """Return the refiner and what it is asked about each sentence of the prompt."""
+        refiner, catalogue = self.resources.refiner, self.resources.catalogue
+        if refiner is None:
+            raise InputError("refine: no refiner model is loaded; pass --refiner SPEC")
+        assert state.prompt is not None, "`assemble` runs before `refine`"
+        sample = sample_index(state)
+        return refiner, {
+            pattern: ModelCall(messages=refine_messages(sentence, catalogue), split=context.split, sample_index=sample)
+            for pattern, sentence in state.prompt.sentences.items()
+        }
+
+    def _refined(self, state: RankState, context: Context, answers: Mapping[SentencePattern, Completion]) -> Update:
+        """Write the prompt again with the rewrites that pass the guards."""
+        resources = self.resources
+        assert state.prompt is not None, "`assemble` runs before `refine`"
+        refined: dict[SentencePattern, str] = {}
+        rejected: dict[SentencePattern, str] = {}
+        for pattern, answer in answers.items():
+            verdict = accept_refinement(
+                state.prompt.sentences[pattern],
+                answer.text,
+                words=resources.catalogue.words(state.request.domain),
+                encoder=resources.encoder,
+                instruction=resources.catalogue.refine.text,
+            )
+            if verdict.text is None:
+                rejected[pattern] = str(verdict.reason)
+            else:
+                refined[pattern] = verdict.text
+        prompt = assemble(
+            state.request,
+            state.prompt.spec,
+            resources.catalogue,
+            seed=context.seed,
+            sample_index=sample_index(state),
+            refined=refined,
+        )
+        calls = sum(answer.calls for answer in answers.values())
+        return {"prompt": prompt, "refined": refined, "rejected": rejected, "refine_calls": calls}
 
     def _inputs(self, state: RankState) -> StateInputs:
         return episode_inputs(state.request, state.trace, self.resources.catalogue.history_records.initial_length)
@@ -231,11 +245,10 @@ class AgentNode:
     tools: dict[str, StructuredTool]
     """The agent's tool of each loaded stepwise policy that personalises the pattern, by policy name."""
 
-    def __call__(self, state: RankState, runtime: Runtime[Context]) -> Update:
+    def __call__(self, state: RankState, context: Context) -> Update:
         """Execute the tool's function; `tool.invoke` would spend 0.2 ms a call on validating our own floats."""
         if state.policy not in self.tools:
             return {}
-        context = runtime.context or Context()
         assert state.observation is not None, "`observe` runs before the agents"
         run = self.tools[state.policy].func
         assert run is not None, "agent tools are synchronous"
@@ -261,6 +274,16 @@ def episode_inputs(request: RankRequest, trace: Sequence[StepRecord], initial_le
         sentences=tuple(last.prompt.sentences.values()),
         prompt=f"{last.prompt.system}\n{last.prompt.user}",
         ranking=last.ranking,
+    )
+
+
+def _rank_call(state: RankState, context: Context) -> ModelCall:
+    assert state.prompt is not None, "`assemble` runs before `recommend`"
+    return ModelCall(
+        messages=state.prompt.messages,
+        labels=state.prompt.labels,
+        split=context.split,
+        sample_index=sample_index(state),
     )
 
 

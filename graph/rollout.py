@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel
 
 from promptailor.graph.build import RankGraph, recursion_limit
 from promptailor.graph.context import Context
@@ -19,6 +24,35 @@ MAX_CONCURRENCY = 64
 
 Progress = Callable[[int], None]
 """Called with the number of user-steps done since the last call."""
+
+
+def run_batch(graph: RankGraph, inputs: Sequence[BaseModel], context: Context, *, n_steps: int) -> list[dict[str, Any]]:
+    """Run a graph for many users, side by side on one event loop, and return the answers in order.
+
+    Works in scripts and notebooks alike, because the loop has a thread of its own; it lives as long as the process, as
+    the connections of API clients do.
+
+    Raises:
+        PromptailorError: the first user's whose run failed, after all have ended, so that every answer is stored.
+    """
+    config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(n_steps))
+    users = graph.abatch(list(inputs), config, return_exceptions=True, context=context)
+    running = asyncio.run_coroutine_threadsafe(users, _loop())
+    try:
+        results = running.result()
+    finally:
+        running.cancel()  # where the caller was interrupted
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="rank graphs", daemon=True).start()
+    return loop
 
 
 def run_training(
@@ -35,13 +69,11 @@ def run_training(
     Raises:
         BudgetExceededError: the budget ran out on the way; everything paid for is in the response store.
     """
-    config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(n_steps))
     context = context.model_copy(update={"n_steps": n_steps})
     outputs: list[TrainOutput] = []
     for start in range(0, len(inputs), chunk):
         part = inputs[start : start + chunk]
-        results = graph.batch(list(part), config, context=context)
-        outputs += [TrainOutput(**result) for result in results]
+        outputs += [TrainOutput(**result) for result in run_batch(graph, part, context, n_steps=n_steps)]
         if progress:
             progress(sum(len(o.rewards) for o in outputs[-len(part) :]))
     return outputs

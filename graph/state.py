@@ -130,6 +130,7 @@ class RankState:
     """The policy that serves, after fallback."""
     fallback: str | None = None
     n_steps: int = 1
+    refine: bool = False
     observation: Observation | None = None
     """s_t; None for one-shot policies."""
     choices: Annotated[dict[PatternName, AgentChoice], merge] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class Completion:
 
 
 class ChatPort(Protocol):
-    """A language model that may be called from many threads at once."""
+    """A language model that may be called from many threads and coroutines at once."""
 
     @property
     def spec(self) -> str:
@@ -58,6 +58,10 @@ class ChatPort(Protocol):
 
     def complete(self, call: ModelCall) -> Completion:
         """Answer one call; raises `BudgetExceededError` before, or `ModelCallError` after, the request."""
+        ...
+
+    async def acomplete(self, call: ModelCall) -> Completion:
+        """Do what `complete` does without holding up the event loop."""
         ...
 
 

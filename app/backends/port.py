@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import Runnable
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import ResponseStore, StoredResponse
@@ -46,46 +48,96 @@ class ModelPort:
     reads_labels: bool
     """Whether the model takes the candidates' labels beside the messages, as in-process models do."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    wait: Callable[[float], Awaitable[None]] = asyncio.sleep
+    """How a coroutine passes the seconds between two attempts; threads use `sleep`."""
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
-        """Make the locks that keep two threads from paying for the same answer."""
-        self._in_flight: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        """Make the board on which callers see who is asking already, so that nobody pays for the same answer twice."""
+        self._lock = threading.Lock()
+        self._asking: dict[str, Future[None]] = {}
 
     def complete(self, call: ModelCall) -> Completion:
         """Answer from the store, or ask the model and store the answer before returning it."""
         key = cache_key(self.spec, call)
-        if stored := self.store.get(key):
-            return _completion(stored, cached=True)
-        with self._in_flight[key]:
-            stored = self.store.get(key)
-            cached = stored is not None
-            if stored is None:
+        while (stored := self.store.get(key)) is None:
+            if asking := self._join(key):
+                asking.result()
+                continue
+            try:
                 stored = self._ask(call)
                 self.store.put(key, stored)
-        self._in_flight.pop(key, None)
-        return _completion(stored, cached=cached)
+            finally:
+                self._leave(key)
+            return _completion(stored, cached=False)
+        return _completion(stored, cached=True)
+
+    async def acomplete(self, call: ModelCall) -> Completion:
+        """Do what `complete` does without holding up the event loop."""
+        key = cache_key(self.spec, call)
+        while (stored := await asyncio.to_thread(self.store.get, key)) is None:
+            if asking := self._join(key):
+                await asyncio.wrap_future(asking)
+                continue
+            try:
+                stored = await self._aask(call)
+                await asyncio.to_thread(self.store.put, key, stored)
+            finally:
+                self._leave(key)
+            return _completion(stored, cached=False)
+        return _completion(stored, cached=True)
+
+    def _join(self, key: str) -> Future[None] | None:
+        """Return what is done when the caller now asking for this answer is, or None: then the caller is the one."""
+        with self._lock:
+            if asking := self._asking.get(key):
+                return asking
+            self._asking[key] = Future()
+            return None
+
+    def _leave(self, key: str) -> None:
+        with self._lock:
+            asked = self._asking.pop(key)
+        asked.set_result(None)  # where no answer was stored, one of those who waited asks in its turn
 
     def _ask(self, call: ModelCall) -> StoredResponse:
-        messages = [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
-        model = self.model.bind(labels=call.labels) if self.reads_labels and call.labels else self.model
-        wait = self.retry.first_wait_s
+        model, messages = self._bound(call)
         for attempt in range(1, self.retry.attempts + 1):
             self.budget.reserve()
             try:
-                answer = model.invoke(messages)
-            except PromptailorError:
-                raise
+                return _stored(model.invoke(messages), self.spec, attempt)
             except Exception as error:  # a vendor's client may raise anything; every kind is retried, then told
-                self.store.count_failure()
-                if attempt == self.retry.attempts:
-                    reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-                    raise ModelCallError(f"{self.spec} failed {attempt} times; the last time: {reason}") from error
-                self.sleep(wait)
-                wait *= 2
-            else:
-                return _stored(answer, self.spec, attempt)
+                self.sleep(self._failed(error, attempt))
         raise AssertionError("the loop returns or raises")
+
+    async def _aask(self, call: ModelCall) -> StoredResponse:
+        model, messages = self._bound(call)
+        for attempt in range(1, self.retry.attempts + 1):
+            self.budget.reserve()
+            try:
+                return _stored(await model.ainvoke(messages), self.spec, attempt)
+            except Exception as error:  # as in `_ask`
+                await self.wait(self._failed(error, attempt))
+        raise AssertionError("the loop returns or raises")
+
+    def _bound(self, call: ModelCall) -> tuple[Runnable[LanguageModelInput, AIMessage], list[BaseMessage]]:
+        messages = [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
+        model = self.model.bind(labels=call.labels) if self.reads_labels and call.labels else self.model
+        return model, messages
+
+    def _failed(self, error: Exception, attempt: int) -> float:
+        """Count a request that failed and return the seconds to wait before the next.
+
+        Raises:
+            ModelCallError: this was the last attempt.
+        """
+        if isinstance(error, PromptailorError):  # our own models' one-line errors; asking again would not help
+            raise error
+        self.store.count_failure()
+        if attempt == self.retry.attempts:
+            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+            raise ModelCallError(f"{self.spec} failed {attempt} times; the last time: {reason}") from error
+        return self.retry.first_wait_s * 2.0 ** (attempt - 1)
 
 
 def cache_key(spec: str, call: ModelCall) -> str:

@@ -63,10 +63,11 @@ class ResponseStore:
             row = self._db.execute(
                 "SELECT text, model, input_tokens, output_tokens, requests FROM responses WHERE key = ?", (key,)
             ).fetchone()
-        return (
-            None
-            if row is None
-            else StoredResponse(text=row[0], model=row[1], input_tokens=row[2], output_tokens=row[3])
+        if row is None:
+            return None
+        text, model, input_tokens, output_tokens, requests = row
+        return StoredResponse(
+            text=text, model=model, input_tokens=input_tokens, output_tokens=output_tokens, requests=requests
         )
 
     def put(self, key: str, response: StoredResponse) -> None:

@@ -175,6 +175,11 @@ class Recorder:
             self.calls.append(call)
         return self.port.complete(call)
 
+    async def acomplete(self, call: ModelCall) -> Completion:
+        with self.lock:
+            self.calls.append(call)
+        return await self.port.acomplete(call)
+
 
 def _prompts(resources: Resources, cases: Sequence[EvalCase], *, training: bool) -> dict[str, list[ModelCall]]:
     """Return the calls each user's episode makes."""

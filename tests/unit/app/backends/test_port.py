@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from pydantic import PrivateAttr
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.port import ModelPort, RetryPolicy, cache_key
 from promptailor.app.backends.store import ResponseStore, StoredResponse
-from promptailor.prompts.errors import BudgetExceededError, InputError, ModelCallError
-from promptailor.prompts.llm import Message, ModelCall
+from promptailor.prompts.errors import BudgetExceededError, InputError, ModelCallError, PromptailorError
+from promptailor.prompts.llm import Completion, Message, ModelCall
 
 
 class CountingChat(BaseChatModel):
@@ -81,40 +83,77 @@ def test_whatever_an_answer_depends_on_is_in_its_key(other: ModelCall) -> None:
     assert cache_key("m", call("a")) != cache_key("n", call("a"))
 
 
-def test_many_threads_asking_the_same_pay_once() -> None:
-    model = CountingChat()
-    ours = port(model)
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: ours.complete(call("same")), range(64)))
-    assert model.requests == 1
-    assert {answer.text for answer in answers} == {"echo same"}
+Ask = Callable[[ModelPort, Sequence[str]], list[Completion | BaseException]]
 
 
-@settings(max_examples=30, deadline=None)
-@given(cap=st.integers(0, 12), texts=st.lists(st.sampled_from("abcdefgh"), max_size=24), failures=st.integers(0, 6))
-def test_a_budget_of_n_never_sees_request_n_plus_one(cap: int, texts: list[str], failures: int) -> None:
-    model = CountingChat(failures=failures)
-    ours = port(model, Budget(cap))
-
-    def ask(text: str) -> str:
+def by_threads(ours: ModelPort, texts: Sequence[str]) -> list[Completion | BaseException]:
+    def ask(text: str) -> Completion | BaseException:
         try:
-            return ours.complete(call(text)).text
-        except (BudgetExceededError, ModelCallError) as error:
-            return type(error).__name__
+            return ours.complete(call(text))
+        except PromptailorError as error:
+            return error
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, texts))
+        return list(pool.map(ask, texts))
+
+
+def by_coroutines(ours: ModelPort, texts: Sequence[str]) -> list[Completion | BaseException]:
+    async def ask_all() -> list[Completion | BaseException]:
+        return await asyncio.gather(*(ours.acomplete(call(text)) for text in texts), return_exceptions=True)
+
+    return asyncio.run(ask_all())
+
+
+def by_both(ours: ModelPort, texts: Sequence[str]) -> list[Completion | BaseException]:
+    with ThreadPoolExecutor(2) as pool:
+        halves = pool.map(lambda ask, part: ask(ours, part), (by_threads, by_coroutines), (texts[::2], texts[1::2]))
+        even, odd = list(halves)
+    return [(odd if place % 2 else even)[place // 2] for place in range(len(texts))]
+
+
+EVERY_WAY = pytest.mark.parametrize("ask", [by_threads, by_coroutines, by_both])
+
+
+@EVERY_WAY
+def test_many_who_ask_the_same_pay_once(ask: Ask) -> None:
+    model = CountingChat()
+    answers = ask(port(model), ["same"] * 64)
+    assert model.requests == 1
+    assert {answer.text for answer in answers if isinstance(answer, Completion)} == {"echo same"}
+    assert not any(isinstance(answer, BaseException) for answer in answers)
+
+
+@EVERY_WAY
+@settings(max_examples=30, deadline=None)
+@given(cap=st.integers(0, 12), texts=st.lists(st.sampled_from("abcdefgh"), max_size=24), failures=st.integers(0, 6))
+def test_a_budget_of_n_never_sees_request_n_plus_one(ask: Ask, cap: int, texts: list[str], failures: int) -> None:
+    model = CountingChat(failures=failures)
+    ours = port(model, Budget(cap))
+    answers = ask(ours, texts)
     assert model.requests <= cap
     assert model.requests == ours.store.requests == ours.budget.used
-    assert all(a in (f"echo {t}", "BudgetExceededError", "ModelCallError") for a, t in zip(answers, texts, strict=True))
+    for answer, text in zip(answers, texts, strict=True):
+        if isinstance(answer, BaseException):
+            assert isinstance(answer, BudgetExceededError | ModelCallError)
+        else:
+            assert answer.text == f"echo {text}"
 
 
-def test_retries_are_requests_and_the_last_failure_tells_the_true_reason() -> None:
+@EVERY_WAY
+def test_retries_are_requests_and_the_last_failure_tells_the_true_reason(ask: Ask) -> None:
     ours = port(CountingChat(failures=2))
-    assert ours.complete(call("a")).calls == 3
+    (answer,) = ask(ours, ["a"])
+    assert isinstance(answer, Completion)
+    assert answer.calls == 3
     assert ours.store.requests == 3
-    with pytest.raises(ModelCallError, match=r"counting:1 failed 3 times.*ConnectionResetError: peer went away"):
-        port(CountingChat(failures=9)).complete(call("a"))
+    (error,) = ask(port(CountingChat(failures=9)), ["a"])
+    assert isinstance(error, ModelCallError)
+    assert re.search(r"counting:1 failed 3 times.*ConnectionResetError: peer went away", str(error))
+
+
+def test_an_answer_that_took_retries_costs_the_same_when_it_is_read_again() -> None:
+    ours = port(CountingChat(failures=2))
+    assert ours.complete(call("a")).calls == ours.complete(call("a")).calls == 3
 
 
 def test_what_was_paid_outlives_the_process(tmp_path: Path) -> None:
