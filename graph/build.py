@@ -30,6 +30,8 @@ AGENT_NODES: dict[PatternName, str] = {
 
 SUPERSTEPS_PER_STEP = 8
 """observe, agents, assemble, refine, recommend, parse, score, and one to spare: bounds the graph's recursion."""
+SUPERSTEPS_PER_WINDOW = 4
+"""assemble, refine, recommend, parse."""
 
 
 def build_rank_graph(
@@ -96,18 +98,24 @@ def build_rank_graph(
     builder.add_edge("refine", "recommend")
     builder.add_edge("recommend", "parse")
     if training:
-        builder.add_edge("parse", "score")
-        builder.add_conditional_edges("score", _loop(start_step, END), [*starts, END])
+        builder.add_conditional_edges("parse", _next_window_or(lambda _: "score"), ["assemble", "score"])
+        builder.add_conditional_edges("score", Edge(_loop(start_step, END)), [*starts, END])
     else:
-        builder.add_conditional_edges("parse", _loop(start_step, "fuse"), [*starts, "fuse"])
+        goals = ["assemble", *starts, "fuse"]
+        builder.add_conditional_edges("parse", _next_window_or(_loop(start_step, "fuse")), goals)
         builder.add_edge("fuse", "explain")
         builder.add_edge("explain", END)
     return builder.compile(checkpointer=checkpointer, name="rank")
 
 
-def recursion_limit(n_steps: int) -> int:
-    """Return the superstep bound of a run with so many steps; LangGraph's own default would let a broken loop spin."""
-    return SUPERSTEPS_PER_STEP * (n_steps + 1)
+def recursion_limit(n_steps: int, n_candidates: int) -> int:
+    """Return the superstep bound of a run; LangGraph's own default would let a broken loop spin.
+
+    Args:
+        n_steps: of the policy.
+        n_candidates: of the request; the smallest window and its stride of one give about as many windows.
+    """
+    return SUPERSTEPS_PER_STEP + n_steps * (SUPERSTEPS_PER_STEP + SUPERSTEPS_PER_WINDOW * n_candidates)
 
 
 def _patterns_with_agents(resources: Resources) -> tuple[PatternName, ...]:
@@ -128,10 +136,19 @@ def _refine_or_recommend(state: RankState) -> str:
     return "refine" if state.refine else "recommend"
 
 
-def _loop(start_step: Callable[[RankState], str], done: str) -> Edge:
+def _next_window_or(then: Callable[[RankState], str]) -> Edge:
+    """Rank the step's next window of candidates; after the last one, go on."""
+
+    def choose(state: RankState) -> str:
+        return "assemble" if state.window.done else then(state)
+
+    return Edge(choose)
+
+
+def _loop(start_step: Callable[[RankState], str], done: str) -> Callable[[RankState], str]:
     """Loop until the policy's number of steps; a fixed number needs no label."""
 
     def next_step(state: RankState) -> str:
         return start_step(state) if len(state.trace) < state.n_steps else done
 
-    return Edge(next_step)
+    return next_step

@@ -22,5 +22,10 @@ class Context(BaseModel):
     )
     refine: bool = Field(False, description="RPP+: let the refiner model rewrite the chosen sentences.")
     explore: bool = Field(False, description="Sample the agents' actions instead of taking the most probable ones.")
+    window: int | None = Field(
+        None,
+        ge=2,
+        description="Candidates per prompt at most, more are ranked in sliding windows; empty takes the model's limit.",
+    )
     seed: int = Field(0, ge=0, description="Keys every random draw, the order candidates are shown in included.")
     split: Split = Field("serve", description="Which part of the data a call belongs to; part of the cache key.")

@@ -18,18 +18,19 @@ from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
 from promptailor.graph.inline import Update
 from promptailor.graph.resources import Resources
-from promptailor.graph.state import RankInput, RankState, ScoreState, StepRecord, TrainInput
+from promptailor.graph.state import RankInput, RankState, ScoreState, StepRecord, TrainInput, WindowState
 from promptailor.policies.base import OneShotPolicy, StepwisePolicy
 from promptailor.policies.fusion import fuse
 from promptailor.policies.reward import ndcg
 from promptailor.policies.types import Observation, StateInputs
-from promptailor.prompts.assemble import assemble
-from promptailor.prompts.domain import RankedItem, RankRequest
+from promptailor.prompts.assemble import AssembledPrompt, assemble, permute
+from promptailor.prompts.domain import Item, RankedItem, RankRequest
 from promptailor.prompts.errors import InputError
 from promptailor.prompts.llm import ChatPort, Completion, ModelCall
 from promptailor.prompts.parse import parse_ranking
 from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
 from promptailor.prompts.refine import accept_refinement, refine_messages
+from promptailor.prompts.windows import windows
 
 FALLBACK_POLICY = "manual"
 
@@ -56,7 +57,7 @@ class RankNodes:
             user_profile=state.user_profile,
         )
         resources.catalogue.words(request.domain)
-        return {"request": request, "trace": Overwrite([]), "choices": Overwrite({}), "fallback": None}
+        return {"request": request, "trace": Overwrite([]), "choices": Overwrite({}), "window": WindowState()}
 
     def receive_training(self, state: TrainInput, context: Context) -> Update:
         """Receive a training request, which may continue an episode or bring the prompt to try."""
@@ -69,11 +70,13 @@ class RankNodes:
             fallback = f"cold start: {context.policy} needs a history, served by {FALLBACK_POLICY}"
             policy = self.resources.policy(FALLBACK_POLICY)
         name = context.policy if fallback is None else FALLBACK_POLICY
+        limits = [limit for limit in (context.window, self.resources.recommender.max_candidates) if limit]
         return {
             "policy": name,
             "fallback": fallback,
             "n_steps": context.n_steps or policy.info.n_steps,
             "refine": context.refine,
+            "windows": windows(len(state.request.candidates), min(limits, default=None)),
         }
 
     def observe(self, state: RankState, context: Context) -> Update:
@@ -97,12 +100,9 @@ class RankNodes:
         return {"spec": policy.choose(inputs, key=key, explore=context.explore).spec, "observation": None}
 
     def assemble(self, state: RankState, context: Context) -> Update:
-        """Write the prompt; every step shows the candidates in another order."""
+        """Write the prompt of the next window; every step shows the candidates in another order."""
         spec = state.trial or state.spec or self._spec_of_choices(state)
-        prompt = assemble(
-            state.request, spec, self.resources.catalogue, seed=context.seed, sample_index=sample_index(state)
-        )
-        return {"prompt": prompt, "refined": {}, "rejected": {}, "refine_calls": 0}
+        return {"prompt": self._prompt(state, context, spec), "refined": {}, "rejected": {}, "refine_calls": 0}
 
     def refine(self, state: RankState, context: Context) -> Update:
         """RPP+: let the refiner rewrite each chosen sentence; a rewrite that fails a guard is dropped and counted."""
@@ -124,23 +124,35 @@ class RankNodes:
         return {"completion": await self.resources.recommender.acomplete(_rank_call(state, context))}
 
     def parse(self, state: RankState, context: Context) -> Update:
-        """Read the answer as a permutation of the candidates and record the step."""
+        """Read the answer as a permutation of the window's candidates; after the last window, record the step."""
         assert state.prompt is not None, "`assemble` runs before `parse`"
         assert state.completion is not None, "`recommend` runs before `parse`"
         parsed = parse_ranking(state.completion.text, state.prompt.shown)
+        ranked = tuple(state.prompt.shown[place] for place in parsed.order)
+        before, (start, stop) = state.window, state.windows[state.window.done]
+        window = WindowState(
+            done=before.done + 1,
+            order=(*self._order(state, context)[:start], *ranked, *self._order(state, context)[stop:]),
+            parse=before.parse + parsed.report,
+            calls=before.calls + state.completion.calls + state.refine_calls,
+            cached=before.cached and state.completion.cached,
+        )
+        if window.done < len(state.windows):
+            return {"window": window}
         record = StepRecord(
             spec=state.prompt.spec,
             choices=state.choices if state.observation else {},
             inputs=state.observation.inputs if state.observation else None,
             prompt=state.prompt,
-            ranking=tuple(state.prompt.shown[place] for place in parsed.order),
-            parse=parsed.report,
-            cached=state.completion.cached,
-            calls=state.completion.calls + state.refine_calls,
+            ranking=window.order,
+            parse=window.parse,
+            cached=window.cached,
+            calls=window.calls,
+            n_windows=window.done,
             refined=state.refined,
             rejected=state.rejected,
         )
-        return {"trace": [record]}
+        return {"trace": [record], "window": WindowState()}
 
     def score(self, state: ScoreState, context: Context) -> Update:
         """Training only: the user's own NDCG@M (RPP, Eq. 6)."""
@@ -200,16 +212,33 @@ class RankNodes:
                 rejected[pattern] = str(verdict.reason)
             else:
                 refined[pattern] = verdict.text
-        prompt = assemble(
-            state.request,
-            state.prompt.spec,
-            resources.catalogue,
+        prompt = self._prompt(state, context, state.prompt.spec, refined)
+        calls = sum(answer.calls for answer in answers.values())
+        return {"prompt": prompt, "refined": refined, "rejected": rejected, "refine_calls": calls}
+
+    def _prompt(
+        self,
+        state: RankState,
+        context: Context,
+        spec: PromptSpec,
+        refined: Mapping[SentencePattern, str] | None = None,
+    ) -> AssembledPrompt:
+        request, (start, stop) = state.request, state.windows[state.window.done]
+        if len(state.windows) > 1:
+            request = request.model_copy(update={"candidates": self._order(state, context)[start:stop]})
+        return assemble(
+            request,
+            spec,
+            self.resources.catalogue,
             seed=context.seed,
             sample_index=sample_index(state),
             refined=refined,
         )
-        calls = sum(answer.calls for answer in answers.values())
-        return {"prompt": prompt, "refined": refined, "rejected": rejected, "refine_calls": calls}
+
+    def _order(self, state: RankState, context: Context) -> tuple[Item, ...]:
+        """Return the candidates as the step's windows so far have left them; a random order before the first."""
+        request = state.request
+        return state.window.order or permute(request.candidates, context.seed, request.user_id, sample_index(state))
 
     def _inputs(self, state: RankState) -> StateInputs:
         return episode_inputs(state.request, state.trace, self.resources.catalogue.history_records.initial_length)

@@ -10,12 +10,11 @@ from functools import cache
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel
 
 from promptailor.graph.build import RankGraph, recursion_limit
 from promptailor.graph.context import Context
 from promptailor.graph.nodes import episode_inputs
-from promptailor.graph.state import StepRecord, TrainInput, TrainOutput
+from promptailor.graph.state import RankInput, StepRecord, TrainInput, TrainOutput
 from promptailor.policies.base import Trial
 from promptailor.policies.types import Rollout, StateInputs, Transition
 
@@ -26,7 +25,7 @@ Progress = Callable[[int], None]
 """Called with the number of user-steps done since the last call."""
 
 
-def run_batch(graph: RankGraph, inputs: Sequence[BaseModel], context: Context, *, n_steps: int) -> list[dict[str, Any]]:
+def run_batch(graph: RankGraph, inputs: Sequence[RankInput], context: Context, *, n_steps: int) -> list[dict[str, Any]]:
     """Run a graph for many users, side by side on one event loop, and return the answers in order.
 
     Works in scripts and notebooks alike, because the loop has a thread of its own; it lives as long as the process, as
@@ -35,7 +34,8 @@ def run_batch(graph: RankGraph, inputs: Sequence[BaseModel], context: Context, *
     Raises:
         PromptailorError: the first user's whose run failed, after all have ended, so that every answer is stored.
     """
-    config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(n_steps))
+    most = max((len(request.candidates) for request in inputs), default=0)
+    config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(n_steps, most))
     users = graph.abatch(list(inputs), config, return_exceptions=True, context=context)
     running = asyncio.run_coroutine_threadsafe(users, _loop())
     try:

@@ -44,6 +44,8 @@ class StepRecord:
     parse: ParseReport
     cached: bool
     calls: int
+    n_windows: int = 1
+    """Prompts that the candidates were ranked in; `prompt` is the last, which orders the best of them."""
     refined: Mapping[SentencePattern, str] = field(default_factory=dict)
     rejected: Mapping[SentencePattern, str] = field(default_factory=dict)
 
@@ -96,6 +98,8 @@ class StepView(BaseModel):
     ranking: list[str]
     parse: ParseReport
     cached: bool
+    windows: int = 1
+    """Above 1: the candidates did not fit into one prompt and were ranked in so many sliding windows."""
     refined: dict[str, str] = Field(default_factory=dict)
     rejected: dict[str, str] = Field(default_factory=dict)
 
@@ -121,6 +125,20 @@ def merge(left: Mapping[Any, Any], right: Mapping[Any, Any]) -> dict[Any, Any]:
     return {**left, **right}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowState:
+    """How far a step has come with its windows; as new at the start of every step."""
+
+    done: int = 0
+    order: tuple[Item, ...] = ()
+    """The candidates, from `windows[done]`'s stop on in their final order; empty before the first window."""
+    parse: ParseReport = field(default_factory=ParseReport)
+    """Repairs in all windows so far."""
+    calls: int = 0
+    cached: bool = True
+    """Whether all answers so far came from the cache."""
+
+
 @dataclass(kw_only=True)
 class RankState:
     """The state between nodes."""
@@ -142,6 +160,9 @@ class RankState:
     refined: dict[SentencePattern, str] = field(default_factory=dict)
     rejected: dict[SentencePattern, str] = field(default_factory=dict)
     refine_calls: int = 0
+    windows: tuple[tuple[int, int], ...] = ()
+    """Where each window of candidates starts and stops, in the order they are ranked; one where a prompt holds all."""
+    window: WindowState = field(default_factory=WindowState)
     prompt: AssembledPrompt | None = None
     completion: Completion | None = None
     trace: Annotated[list[StepRecord], add] = field(default_factory=list)

@@ -72,6 +72,14 @@ class ParseReport(Model):
     n_missing: int = 0
     """Candidates the answer left out; appended in the order they were shown."""
 
+    def __add__(self, other: ParseReport) -> ParseReport:
+        """Return what had to be repaired in two answers together."""
+        return ParseReport(
+            n_unknown=self.n_unknown + other.n_unknown,
+            n_duplicate=self.n_duplicate + other.n_duplicate,
+            n_missing=self.n_missing + other.n_missing,
+        )
+
     @property
     def valid(self) -> bool:
         """Whether the answer named every candidate exactly once and nothing else."""

@@ -56,6 +56,11 @@ class ChatPort(Protocol):
         """The `provider:model` string, options included, that names this model in manifests."""
         ...
 
+    @property
+    def max_candidates(self) -> int | None:
+        """How many candidates the model can rank in one prompt; None where only its context bounds it."""
+        ...
+
     def complete(self, call: ModelCall) -> Completion:
         """Answer one call; raises `BudgetExceededError` before, or `ModelCallError` after, the request."""
         ...

@@ -57,6 +57,11 @@ class ModelPort:
         self._lock = threading.Lock()
         self._asking: dict[str, Future[None]] = {}
 
+    @property
+    def max_candidates(self) -> int | None:
+        """How many candidates the model can rank in one prompt: what it says itself, None where it says nothing."""
+        return getattr(self.model, "max_candidates", None)
+
     def complete(self, call: ModelCall) -> Completion:
         """Answer from the store, or ask the model and store the answer before returning it."""
         key = cache_key(self.spec, call)

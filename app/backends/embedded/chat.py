@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from promptailor.app.backends.embedded.engine import MAX_NEW_TOKENS, Engine
+from promptailor.app.backends.embedded.tokenizer import MAX_LABEL
 from promptailor.app.backends.gather import Gatherer
 from promptailor.prompts.errors import InputError
 from promptailor.prompts.llm import Message
@@ -82,6 +83,11 @@ class EmbeddedChat(BaseChatModel):
         chat._engine = Engine.from_folder(Path(path))
         chat._gatherer = Gatherer(chat._answer, max_batch_size, prepare=lambda: torch.set_num_threads(threads))
         return chat
+
+    @property
+    def max_candidates(self) -> int:
+        """Candidates that the model has numbers for."""
+        return MAX_LABEL
 
     @property
     def engine(self) -> Engine:

@@ -170,6 +170,10 @@ class Recorder:
     def spec(self) -> str:
         return self.port.spec
 
+    @property
+    def max_candidates(self) -> int | None:
+        return self.port.max_candidates
+
     def complete(self, call: ModelCall) -> Completion:
         with self.lock:
             self.calls.append(call)
