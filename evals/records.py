@@ -48,6 +48,8 @@ class UserRecord(Model):
     metrics: dict[str, float]
     llm_calls: int
     invalid: bool
+    rewrites: int
+    rejected_rewrites: int
     prompt_digests: tuple[str, ...]
     actions: tuple[dict[str, int], ...]
 
@@ -84,6 +86,8 @@ def to_record(method: str, case: EvalCase, answer: RankedUser) -> UserRecord:
         metrics=metrics.score(answer.ranking, case.relevant_item_id),
         llm_calls=answer.llm_calls,
         invalid=answer.invalid,
+        rewrites=answer.rewrites,
+        rejected_rewrites=answer.rejected_rewrites,
         prompt_digests=answer.prompt_digests,
         actions=answer.actions,
     )

@@ -122,7 +122,15 @@ def ladder(report: EvalReport) -> dict[str, Estimate]:
 
 def _results(results: Mapping[str, MethodResult]) -> str:
     measures = list(next(iter(results.values())).measures) if results else []
-    head = ["method", *(name.upper() for name in measures), "users", "calls per user", "invalid", "seconds"]
+    head = [
+        "method",
+        *(name.upper() for name in measures),
+        "users",
+        "calls per user",
+        "invalid",
+        "rewrites rejected",
+        "seconds",
+    ]
     rows = [
         [
             name,
@@ -130,6 +138,7 @@ def _results(results: Mapping[str, MethodResult]) -> str:
             str(result.n_users),
             f"{result.llm_calls / result.n_users:.1f}",
             f"{result.invalid_rate:.1%}",
+            "" if result.rejected_rewrite_rate is None else f"{result.rejected_rewrite_rate:.1%}",
             f"{result.seconds:.1f}",
         ]
         for name, result in results.items()

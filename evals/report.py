@@ -29,6 +29,8 @@ class MethodResult(BaseModel):
     """Model answers over all users."""
     invalid_rate: float
     """Share of users with an answer that had to be repaired."""
+    rejected_rewrite_rate: float | None
+    """Share of a refiner's rewrites that failed a guard; None where nothing was rewritten."""
     seconds: float
 
     @property

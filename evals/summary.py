@@ -99,10 +99,12 @@ def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResu
     names = list(rows[0].metrics)
     table = np.array([[row.metrics[name] for name in names] for row in rows])
     measures = dict(zip(names, estimates(table, key=(seed, "scores")), strict=True))
+    rewrites = sum(row.rewrites for row in rows)
     return MethodResult(
         n_users=len(rows),
         llm_calls=sum(row.llm_calls for row in rows),
         invalid_rate=sum(row.invalid for row in rows) / len(rows),
+        rejected_rewrite_rate=sum(row.rejected_rewrites for row in rows) / rewrites if rewrites else None,
         seconds=round(seconds, 3),
         **measures,
     )

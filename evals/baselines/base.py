@@ -24,6 +24,10 @@ class RankedUser:
     """Model answers the ranking took, cached ones included, so that a repeat of the run reports the same cost."""
     invalid: bool = False
     """Whether an answer had to be repaired."""
+    rewrites: int = 0
+    """Sentences that a refiner was asked to rewrite, over all steps."""
+    rejected_rewrites: int = 0
+    """Rewrites that failed a guard, so that the sentence stayed as it was."""
     prompt_digests: tuple[str, ...] = ()
     """One per step."""
     actions: tuple[dict[str, int], ...] = ()

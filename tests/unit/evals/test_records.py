@@ -33,6 +33,8 @@ def test_a_line_has_the_documented_fields(make_cases: Callable[..., list[EvalCas
         ranking=("u1-2", "u1-target", "u1-0"),
         llm_calls=3,
         invalid=True,
+        rewrites=6,
+        rejected_rewrites=2,
         prompt_digests=("aa", "bb"),
         actions=({"role_playing": 1}, {"role_playing": 0}),
         shown_slots=("u1-0", "u1-2", "u1-target"),
@@ -51,6 +53,8 @@ def test_a_line_has_the_documented_fields(make_cases: Callable[..., list[EvalCas
         ),
         "llm_calls": 3,
         "invalid": True,
+        "rewrites": 6,
+        "rejected_rewrites": 2,
         "prompt_digests": ["aa", "bb"],
         "actions": [{"role_playing": 1}, {"role_playing": 0}],
     }

@@ -127,6 +127,24 @@ def test_labels_reach_scores_and_nothing_else(tmp_path: Path, make_cases: MakeCa
     assert [row["ranking"] for row in shuffled] == [row["ranking"] for row in one]
 
 
+def test_the_rate_of_rejected_rewrites_is_reported_where_there_were_rewrites(
+    tmp_path: Path, make_cases: MakeCases, scripted: Any
+) -> None:
+    class Refined:
+        """Two sentences rewritten for everybody; one rewrite fails for every other user."""
+
+        name, llm, train_users = "rpp+", True, ()
+
+        def rank(self, requests: Sequence[RankRequest]) -> list[RankedUser]:
+            answers = scripted("inner", 0.5).rank(requests)
+            return [replace(answer, rewrites=2, rejected_rewrites=int(answer.user_id[1:]) % 2) for answer in answers]
+
+    report = evaluate(make_cases(20), [scripted("rpp", 0.5), Refined()], [], tmp_path / "run", seed=0)
+    assert report.methods["rpp"].rejected_rewrite_rate is None
+    assert report.methods["rpp+"].rejected_rewrite_rate == pytest.approx(0.25)
+    assert "| 25.0% |" in (tmp_path / "run" / "report.md").read_text("utf-8")
+
+
 def test_a_user_that_a_retriever_missed_counts_as_zero(tmp_path: Path, make_cases: MakeCases, scripted: Any) -> None:
     cases = [
         replace(case, relevant_item_id="elsewhere", slot=None) if n < 5 else case
