@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -13,6 +16,7 @@ from promptailor.app.run_folder import POLICY
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, train_inputs
+from promptailor.evals.statistics import Estimate, estimate
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import run_training
 from promptailor.graph.state import TrainOutput
@@ -21,6 +25,7 @@ from promptailor.policies.checkpoint import read_manifest
 pytestmark = pytest.mark.slow
 
 NEW_USERS = 500
+NULL_SEEDS = int(os.environ.get("PROMPTAILOR_NULL_SEEDS", "2"))
 
 
 def serve_new_users(run: Path, model: str, policy: str | None, n_users: int, seed: int) -> list[TrainOutput]:
@@ -50,13 +55,51 @@ def test_on_a_planted_world_a_learner_comes_within_five_percent_of_the_optimum(t
     assert served >= 0.95 * optimum, f"{served:.3f} of {optimum:.3f}"
 
 
+@dataclass(frozen=True)
+class NullRun:
+    """Rewards of new users in a world where no prompt is better than another."""
+
+    rpp: list[list[float]]
+    """Per user, of every serving step."""
+    single: list[float]
+    """Of the best single prompt, found from as many calls."""
+
+    def gain(self, served: Callable[[list[float]], float]) -> Estimate:
+        """Return RPP minus the best single prompt, where `served` says which step counts."""
+        differences = [served(steps) - single for steps, single in zip(self.rpp, self.single, strict=True)]
+        return estimate(np.array(differences), key=("null", len(differences)))
+
+
+def null_run(folder: Path, seed: int) -> NullRun:
+    rewards: dict[str, list[list[float]]] = {}
+    for policy in ("rpp", "enumeration"):
+        config = TrainConfig(policy=policy, dataset="planted", model="planted:null", users=60, calls=900, seed=seed)
+        run_training_job(config, folder / policy, resume=False)
+        outputs = serve_new_users(folder / policy, "planted:null", policy, 300, seed)
+        rewards[policy] = [output.rewards for output in outputs]
+    return NullRun(rpp=rewards["rpp"], single=[steps[-1] for steps in rewards["enumeration"]])
+
+
 def test_on_the_null_world_rpp_gains_nothing(tmp_path: Path) -> None:
-    differences = []
-    for seed in range(2):
-        config = TrainConfig(policy="rpp", dataset="planted", model="planted:null", users=60, calls=900, seed=seed)
-        run_training_job(config, tmp_path / str(seed), resume=False)
-        ours = serve_new_users(tmp_path / str(seed), "planted:null", "rpp", 400, seed)
-        manual = serve_new_users(tmp_path / str(seed), "planted:null", None, 400, seed)
-        differences += [a.rewards[-1] - b.rewards[-1] for a, b in zip(ours, manual, strict=True)]
-    standard_error = float(np.std(differences)) / len(differences) ** 0.5
-    assert abs(mean(differences)) < 3 * standard_error
+    """PROMPTAILOR_NULL_SEEDS=100 makes this the full check; `docs/log.md` has its figures."""
+    intervals = [null_run(tmp_path / str(seed), seed).gain(last) for seed in range(NULL_SEEDS)]
+    above, below = sum(i.low > 0 for i in intervals), sum(i.high < 0 for i in intervals)
+    assert above + below <= max(1, NULL_SEEDS // 10), f"{above} above and {below} below 0 of {NULL_SEEDS}"
+    assert above <= max(1, 6 * NULL_SEEDS // 100), f"{above} above 0 of {NULL_SEEDS}"
+
+
+def test_the_null_world_shows_a_gain_when_labels_pick_the_best_step_again(tmp_path: Path) -> None:
+    """The released RPP code reports the best of its steps, chosen by the test items' labels."""
+    config = TrainConfig(policy="rpp", dataset="planted", model="planted:null", users=20, calls=300, preset="paper")
+    run_training_job(config, tmp_path, resume=False)
+    workspace = Workspace(settings=Settings(), dataset_name="planted", model="planted:null")
+    graph = workspace.graph({"rpp": workspace.load_policy(tmp_path)}, training=True)
+    users = train_inputs(workspace.cases(workspace.split.test[:100], 10, 0))
+    steps = [o.rewards for o in run_training(graph, users, Context(policy="rpp", split="test"), n_steps=5)]
+    run = NullRun(rpp=steps, single=[rewards[0] for rewards in steps])
+    assert run.gain(max).low > 0
+    assert run.gain(last).low <= 0
+
+
+def last(rewards: list[float]) -> float:
+    return rewards[-1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from statistics import mean
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promptailor.evals import protocol
 from promptailor.evals.datasets import Dataset, DatasetSpec
 from promptailor.evals.protocol import (
     UserSplit,
@@ -156,6 +157,38 @@ def test_identity_reverse_and_random_orders_are_at_chance() -> None:
         cases, lambda case: sorted(candidate_ids(case), key=lambda i: uniform("order", case.user_id, i))
     )
     assert shuffled == pytest.approx(CHANCE, abs=3 * standard_error)
+
+
+def test_the_chance_test_fails_when_every_target_stands_in_one_slot_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The released RPP code puts the target in the same place for everybody."""
+    balanced = make_cases
+
+    def target_first(*args: Any, **options: Any) -> tuple[EvalCase, ...]:
+        return tuple(
+            replace(
+                case,
+                slot=0,
+                request=case.request.model_copy(
+                    update={
+                        "candidates": tuple(
+                            sorted(case.request.candidates, key=lambda c: c.item_id != case.relevant_item_id)
+                        )
+                    }
+                ),
+            )
+            for case in balanced(*args, **options)
+        )
+
+    monkeypatch.setitem(globals(), "make_cases", target_first)
+    with pytest.raises(AssertionError):
+        test_identity_reverse_and_random_orders_are_at_chance()
+
+
+def test_the_split_test_fails_when_the_runs_seed_draws_the_users_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = count()
+    monkeypatch.setattr(protocol, "uniform", lambda *key: uniform(next(draws), *key))
+    with pytest.raises(AssertionError):
+        test_only_the_specs_split_seed_moves_users()
 
 
 def test_which_user_gets_which_slot_is_unrelated_to_the_order_of_users() -> None:

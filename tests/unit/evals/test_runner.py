@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptailor.evals import render, statistics
+from promptailor.evals import render, runner, statistics
 from promptailor.evals.baselines.base import Method, RankedUser
 from promptailor.evals.baselines.order import Identity, Random
 from promptailor.evals.controls import SwappedHistory
@@ -166,6 +166,14 @@ def test_users_seen_in_training_are_left_out_for_every_method(
     assert set(report.split.train_users) == {"u0", "u3", "somebody"}
     assert {request.user_id for request in learned.requests} == left
     assert {json.loads(line)["request"]["user_id"] for line in (tmp_path / "cases.jsonl").open("rb")} == left
+
+
+def test_the_left_out_test_fails_when_training_users_are_evaluated_again(
+    tmp_path: Path, make_cases: MakeCases, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "unseen", lambda cases, train_users, warm_users: list(cases))
+    with pytest.raises((AssertionError, InputError)):
+        test_users_seen_in_training_are_left_out_for_every_method(tmp_path, make_cases, scripted)
 
 
 def test_warm_users_stay_and_are_listed(tmp_path: Path, make_cases: MakeCases, scripted: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
@@ -15,11 +16,15 @@ from pydantic import ValidationError
 from promptailor.app.backends.port import ModelPort
 from promptailor.evals.methods import to_input
 from promptailor.evals.types import EvalCase
+from promptailor.graph import build, nodes
 from promptailor.graph.build import AGENT_NODES, build_rank_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.rollout import run_training, to_rollout
-from promptailor.graph.state import RankInput, RankOutput, TrainInput
+from promptailor.graph.state import RankInput, RankOutput, RankState, TrainInput
+from promptailor.policies.base import StepwisePolicy
+from promptailor.policies.types import StateInputs
+from promptailor.prompts.assemble import AssembledPrompt, assemble
 from promptailor.prompts.domain import Item, RankRequest
 from promptailor.prompts.errors import InputError, SpecError
 from promptailor.prompts.llm import Completion, ModelCall
@@ -264,6 +269,77 @@ def test_an_episode_continued_step_by_step_equals_the_whole_one(
         user = user.model_copy(update={"trace": output.trace})
     assert rewards == whole.rewards
     assert [r.prompt.digest for r in user.trace] == [r.prompt.digest for r in whole.trace]
+
+
+def test_the_history_tests_fail_when_everybody_is_shown_one_users_history_again(
+    resources: Resources, cases: Sequence[EvalCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = cases[11].request.history
+
+    def assemble_with_a_foreign_history(request: RankRequest, *args: Any, **options: Any) -> AssembledPrompt:
+        return assemble(request.model_copy(update={"history": foreign}), *args, **options)
+
+    monkeypatch.setattr(nodes, "assemble", assemble_with_a_foreign_history)
+    with pytest.raises(AssertionError):
+        test_a_prompt_holds_the_users_own_items_and_the_target_only_among_the_candidates(resources, cases)
+    with pytest.raises(AssertionError):
+        test_swapping_one_users_history_changes_that_users_prompts_and_nobody_elses(resources, cases)
+
+
+def test_the_target_test_fails_when_the_history_holds_the_target_again(
+    resources: Resources, cases: Sequence[EvalCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target_of = {
+        case.user_id: next(c for c in case.request.candidates if c.item_id == case.relevant_item_id) for case in cases
+    }
+
+    def assemble_with_the_target(request: RankRequest, *args: Any, **options: Any) -> AssembledPrompt:
+        history = (*request.history, target_of[request.user_id])
+        return assemble(request.model_copy(update={"history": history}), *args, **options)
+
+    monkeypatch.setattr(nodes, "assemble", assemble_with_the_target)
+    with pytest.raises(AssertionError):
+        test_a_prompt_holds_the_users_own_items_and_the_target_only_among_the_candidates(resources, cases)
+
+
+def test_the_label_test_fails_when_steps_stop_at_the_best_reward_again(
+    resources: Resources, cases: Sequence[EvalCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_when_the_label_says_so(start_step: Callable[[RankState], str], done: str) -> Callable[[RankState], str]:
+        def next_step(state: RankState) -> str:
+            enough = len(state.trace) >= state.n_steps or (state.rewards and state.rewards[-1] > 0.6)
+            return done if enough else start_step(state)
+
+        return next_step
+
+    monkeypatch.setattr(build, "_loop", stop_when_the_label_says_so)
+    with pytest.raises(AssertionError):
+        test_shuffling_labels_leaves_every_prompt_and_choice_byte_identical(resources, cases)
+
+
+def test_the_reward_test_fails_when_everybody_gets_the_batchs_mean_again(
+    resources: Resources, cases: Sequence[EvalCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "ndcg", lambda ranking, relevant, k: 0.454)
+    with pytest.raises(AssertionError):
+        test_a_training_run_rewards_each_user_with_its_own_ndcg(resources, cases)
+
+
+def test_the_serving_test_fails_when_states_are_normalised_over_the_batch_again(
+    resources: Resources, cases: Sequence[EvalCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, seen = resources.policies["rpp"], list[list[float]]()
+    assert isinstance(team, StepwisePolicy)
+    observe = team.observe
+
+    def observe_less_the_mean(_: object, inputs: StateInputs) -> list[float]:
+        vector = observe(inputs)
+        seen.append(vector)
+        return [value - sum(v[0] for v in seen) / len(seen) for value in vector]
+
+    monkeypatch.setattr(type(team), "observe", observe_less_the_mean)
+    with pytest.raises(AssertionError):
+        test_one_user_alone_gets_what_the_same_user_gets_inside_a_batch(resources, cases)
 
 
 def _essence(answer: dict[str, object]) -> dict[str, object]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptailor.prompts.assemble import clean_title
-from promptailor.prompts.domain import Item
+from promptailor.prompts.domain import Item, ParseReport
 from promptailor.prompts.parse import ParsedRanking, parse_ranking
 from promptailor.prompts.patterns import Sentence, load_catalogue
 
@@ -249,6 +251,32 @@ def test_a_title_inside_another_one_does_not_win() -> None:
     assert parse("Aliens\nAlien", ("Alien", "Aliens")) == [2, 1]
     assert parse("1. Alien 3\n2. Alien", ("Alien", "Alien 3")) == [2, 1]
     assert repairs("Alien 4\nAlien 3", ("Alien", "Alien 3")) == (0, 0, 1)
+
+
+def test_the_title_tests_fail_when_titles_are_found_as_substrings_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published rerankers look each title up in the answer with `in` or `find`."""
+
+    def by_first_mention(text: str, shown: Sequence[Item]) -> ParsedRanking:
+        order = sorted(range(len(shown)), key=lambda i: text.find(shown[i].title) % (len(text) + 1))
+        return ParsedRanking(order=tuple(order), report=ParseReport())
+
+    monkeypatch.setitem(globals(), "parse_ranking", by_first_mention)
+    with pytest.raises(AssertionError):
+        test_a_title_inside_another_one_does_not_win()
+    with pytest.raises(AssertionError):
+        test_bare_titles_are_read("\n")
+
+
+def test_the_permutation_test_fails_when_what_is_missing_is_dropped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = parse_ranking
+
+    def without_repair(text: str, shown: Sequence[Item]) -> ParsedRanking:
+        parsed = complete(text, shown)
+        return replace(parsed, order=parsed.order[: len(shown) - parsed.report.n_missing])
+
+    monkeypatch.setitem(globals(), "parse_ranking", without_repair)
+    with pytest.raises(AssertionError):
+        test_any_text_gives_a_permutation()
 
 
 @pytest.mark.parametrize("label", ["3. Same", "Heat"])

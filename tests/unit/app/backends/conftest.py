@@ -29,7 +29,7 @@ def random_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalogue = load_catalogue()
     tokenizer = build_tokenizer(
         Vocabulary(
-            phrases=prompt_phrases(catalogue, "movies"),
+            phrases=prompt_phrases(catalogue, load_tasks(), "movies"),
             words=prompt_words(catalogue, load_tasks(), "movies"),
             lines=tuple(TITLES),
         )
@@ -98,7 +98,7 @@ def trained_lm(film_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) 
 
     folder = tmp_path_factory.mktemp("models") / "films"
     config = TrainingConfig(
-        hidden_size=32, n_layers=2, n_heads=2, intermediate_size=32, title_steps=1, steps=1, batch_size=2
+        hidden_size=96, n_layers=2, n_heads=4, intermediate_size=32, title_steps=1, steps=1, batch_size=2
     )
     train_lm(film_dataset, load_catalogue(), folder, config=config)
     return folder

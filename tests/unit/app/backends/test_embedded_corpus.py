@@ -22,7 +22,7 @@ CATALOGUE, TASKS = load_catalogue(), load_tasks()
 
 
 def corpus_of(dataset: Dataset, **mixture: float) -> Corpus:
-    phrases, words = prompt_phrases(CATALOGUE, "movies"), prompt_words(CATALOGUE, TASKS, "movies")
+    phrases, words = prompt_phrases(CATALOGUE, TASKS, "movies"), prompt_words(CATALOGUE, TASKS, "movies")
     vocabulary = data_vocabulary(phrases, words, list(dataset.items), dataset, CATALOGUE)
     encoder = PromptEncoder(build_tokenizer(vocabulary))
     return Corpus(dataset, CATALOGUE, TASKS, encoder, Teachers.of(dataset), Mixture(**mixture))

@@ -26,7 +26,7 @@ from promptailor.app.backends.embedded.folder import (
 )
 from promptailor.app.backends.embedded.train import TrainingConfig, train_lm
 
-TINY = TrainingConfig(hidden_size=32, n_layers=2, n_heads=2, intermediate_size=32, title_steps=1, steps=1, batch_size=2)
+TINY = TrainingConfig(hidden_size=96, n_layers=2, n_heads=4, intermediate_size=32, title_steps=1, steps=1, batch_size=2)
 
 
 @pytest.fixture

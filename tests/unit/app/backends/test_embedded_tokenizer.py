@@ -23,7 +23,7 @@ CATALOGUE = load_catalogue()
 TITLES = ["Heat", "It", "1984", "First Knight", "3. Foo", "- bar", "Léon", "Rank these candidates", "Heat "]
 TOKENIZER = build_tokenizer(
     Vocabulary(
-        phrases=prompt_phrases(CATALOGUE, "movies"),
+        phrases=prompt_phrases(CATALOGUE, load_tasks(), "movies"),
         words=prompt_words(CATALOGUE, load_tasks(), "movies"),
         lines=unique_lines(TITLES),
     )

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,24 @@ def test_a_budget_of_n_never_sees_request_n_plus_one(ask: Ask, cap: int, texts: 
             assert isinstance(answer, BudgetExceededError | ModelCallError)
         else:
             assert answer.text == f"echo {text}"
+
+
+def test_the_budget_test_fails_when_the_cap_is_checked_after_the_request_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reserve(self: Budget) -> None:
+        if self.calls is not None and self._used > self.calls:
+            raise BudgetExceededError("spent")
+        self._used += 1
+
+    monkeypatch.setattr(Budget, "reserve", reserve)
+    with pytest.raises(AssertionError):
+        test_a_budget_of_n_never_sees_request_n_plus_one.hypothesis.inner_test(by_threads, 1, ["a", "b", "c"], 0)
+
+
+def test_the_key_test_fails_when_the_split_is_left_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_split = cache_key
+    monkeypatch.setitem(globals(), "cache_key", lambda spec, call: with_split(spec, replace(call, split="train")))
+    with pytest.raises(AssertionError):
+        test_whatever_an_answer_depends_on_is_in_its_key(call("a", split="validation"))
 
 
 @EVERY_WAY
