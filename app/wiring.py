@@ -147,7 +147,7 @@ class Workspace:
 
 def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:
     """Return training requests of training or validation cases; test cases must not come here."""
-    return [TrainInput.of(case.request, case.relevant_item_id) for case in cases]
+    return [TrainInput.of(case.request, relevant_item_ids=[case.relevant_item_id]) for case in cases]
 
 
 def open_store(folder: Path) -> ResponseStore:

@@ -29,20 +29,9 @@ class GraphMethod:
     def rank(self, requests: Sequence[RankRequest]) -> list[RankedUser]:
         """Rank for many users; a request carries no label, so none can reach a prompt."""
         started = time.perf_counter()
-        results = run_batch(self.graph, [to_input(r) for r in requests], self.context, n_steps=self.n_steps)
+        results = run_batch(self.graph, [RankInput.of(r) for r in requests], self.context, n_steps=self.n_steps)
         seconds = (time.perf_counter() - started) / max(1, len(requests))
         return [_ranked(RankOutput.model_validate(result), seconds) for result in results]
-
-
-def to_input(request: RankRequest) -> RankInput:
-    """Return the graph's input for a resolved request."""
-    return RankInput(
-        user_id=request.user_id,
-        history=list(request.history),
-        candidates=list(request.candidates),
-        domain=request.domain,
-        user_profile=request.user_profile,
-    )
 
 
 def _ranked(output: RankOutput, seconds: float) -> RankedUser:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import add
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
@@ -30,6 +30,18 @@ class RankInput(BaseModel):
     candidates: list[Item | ItemId] = Field(min_length=2, description="Items, or bare ids where a catalogue is loaded.")
     domain: str | None = Field(None, description="Word list to fill the sentences with; the catalogue's where empty.")
     user_profile: UserProfile | None = None
+
+    @classmethod
+    def of(cls, request: RankRequest, **fields: Any) -> Self:
+        """Return the graph's input for a resolved request, with the fields that a request does not have."""
+        return cls(
+            user_id=request.user_id,
+            history=list(request.history),
+            candidates=list(request.candidates),
+            domain=request.domain,
+            user_profile=request.user_profile,
+            **fields,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +72,6 @@ class TrainInput(RankInput):
     """Sample index of the first step; other indices show the candidates in other orders."""
     trace: list[InstanceOf[StepRecord]] = Field(default_factory=list)
     """Steps already done, to continue an episode after the policy was updated between two steps."""
-
-    @classmethod
-    def of(cls, request: RankRequest, relevant_item_id: str) -> TrainInput:
-        """Return a training request for a resolved request and its label."""
-        return cls(
-            user_id=request.user_id,
-            history=list(request.history),
-            candidates=list(request.candidates),
-            domain=request.domain,
-            user_profile=request.user_profile,
-            relevant_item_ids=[relevant_item_id],
-        )
 
 
 class ChoiceView(BaseModel):

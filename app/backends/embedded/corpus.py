@@ -5,6 +5,7 @@ Everything is drawn from `Dataset.training_sequences()`; the last two interactio
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ T = TypeVar("T")
 class Mixture:
     """How often the stream shows what; all are probabilities."""
 
-    refine: float = 0.04
+    refine: float = 0.06
     summarise: float = 0.03
     profile: float = 0.03
     no_sentence: float = 0.10
@@ -59,6 +60,10 @@ class Example:
 
     title_places: list[int] = field(default_factory=list)
     """Where the candidates' title tokens stand in `prompt`, best first; empty where a candidate has none."""
+    number_places: list[int] = field(default_factory=list)
+    """Where the numbers stand in prompt and answer, best first; empty with `title_places`."""
+    written_title_places: list[int] = field(default_factory=list)
+    """Where titles stand in prompt and answer, best first; empty where the format asks for none."""
 
     @property
     def n_tokens(self) -> int:
@@ -160,13 +165,16 @@ class Corpus:
         tokens = self.encoder.messages(prompt.messages, in_words=rng.random() < self.mixture.in_words)
         place_of = self._candidate_places(tokens)
         output_format = self._catalogue.output_format.sentences[spec.output_format or 0]
-        answer = answer_text(output_format, ranked, [prompt.shown[n - 1].title for n in ranked])
-        return Example(
-            prompt=tokens,
-            answer=[*self.encoder.text(answer), self.encoder.end_id],
-            numbers=ranked,
-            n_ordered=n_ordered,
-            title_places=[place_of[n] for n in ranked] if len(place_of) == len(ranked) else [],
+        answer = self.encoder.text(answer_text(output_format, ranked, [prompt.shown[n - 1].title for n in ranked]))
+        example = Example(prompt=tokens, answer=[*answer, self.encoder.end_id], numbers=ranked, n_ordered=n_ordered)
+        if len(place_of) < len(ranked):
+            return example
+        places = list(enumerate(answer, len(tokens)))
+        return dataclasses.replace(
+            example,
+            title_places=[place_of[n] for n in ranked],
+            number_places=[place for place, token in places if token in self.encoder.number_of],
+            written_title_places=[place for place, token in places if token in self._title_ids],
         )
 
     def _candidate_places(self, tokens: list[int]) -> dict[int, int]:

@@ -20,6 +20,8 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 DIMENSION = 64
+TASTE_DIMENSION = 16
+"""PureSVD (Cremonesi et al. 2010) ranks best with few factors."""
 RECENT_WINDOW = 5
 _TRANSITION_WEIGHTS = (1.0, 0.5, 0.25)  # how much the first, second and third follower count
 _TRANSITION_DECAY = 0.7  # weight of an interaction against the one after it
@@ -40,8 +42,8 @@ class Teachers:
         seen = _incidence(sequences, n_items)
         self.counts: Vectors = np.asarray(seen.sum(axis=0), dtype=np.float32)
         self.log_popularity: Vectors = np.log1p(self.counts)
-        _, singular, items = _factorise(seen)
-        self.taste: Vectors = items
+        _, _, items = _factorise(seen)
+        self.taste: Vectors = items[:, :TASTE_DIMENSION]
         # Scaling by the square root of the degrees before the SVD makes neighbours of items that share users whatever
         # their popularity; unit length then makes the dot product a cosine.
         degree = np.sqrt(np.maximum(self.counts, 1.0))

@@ -112,6 +112,7 @@ class PromptEncoder:
         """Tokens of each number from 1: bare, behind a blank, behind a line break, and before a listed title."""
         self.label_ids = {str(n): forms[0] for n, forms in enumerate(self.number_forms, 1)}
         self.marker_ids = [forms[-1] for forms in self.number_forms]
+        self.number_of = {token: n for n, forms in enumerate(self.number_forms, 1) for token in forms}
 
     def text(self, text: str, *, in_words: bool = False) -> list[int]:
         """Encode bare text, such as an answer; `in_words` spells catalogue sentences out."""
@@ -129,6 +130,10 @@ class PromptEncoder:
     def _forms(self, number: int) -> tuple[int, ...]:
         texts = (f"{number}", f" {number}", f"\n{number}", f"\n{number}. -")
         return tuple(self.text(text)[0] for text in texts)
+
+    def phrase_ids(self, phrases: Iterable[str]) -> list[int]:
+        """Return the tokens of whole phrases, at the start of a text and of a line."""
+        return [token for phrase in phrases for text in (phrase, f"\n{phrase}") for token in self.text(text)]
 
     def title_id(self, title: str) -> int | None:
         """Return the token of a title, None where it is not in the catalogue."""

@@ -1,8 +1,7 @@
 """Training: a small Llama learns the catalogue's titles first, then to follow the prompts of the pattern catalogue.
 
 Stage one is plain next-title modelling of training histories. Stage two is instruction tuning on `Corpus` examples,
-short lists first. Embeddings start from what is known: titles from the teachers' factors, the written forms of one
-number from one vector.
+short lists first.
 """
 
 from __future__ import annotations
@@ -18,36 +17,36 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from promptailor.app.backends.embedded.card import model_card
 from promptailor.app.backends.embedded.corpus import Corpus
 from promptailor.app.backends.embedded.folder import LmManifest, digest, finish, write_weights
 from promptailor.app.backends.embedded.losses import Losses
+from promptailor.app.backends.embedded.model import ModelSize, build_model
 from promptailor.app.backends.embedded.tasks import load_tasks
 from promptailor.app.backends.embedded.teachers import Teachers
 from promptailor.app.backends.embedded.tokenizer import PromptEncoder, build_tokenizer
-from promptailor.app.backends.embedded.vocabulary import data_vocabulary, prompt_phrases, prompt_words
+from promptailor.app.backends.embedded.vocabulary import (
+    data_vocabulary,
+    prompt_phrases,
+    prompt_words,
+    sentence_variants,
+)
 from promptailor.evals.datasets import Dataset
-from promptailor.prompts.domain import Item
 from promptailor.prompts.patterns import Catalogue
 
 Stage = Literal["titles", "prompts"]
 _POOL = 8  # batches drawn at once and sorted by length, so that a batch has little padding
-_EMBEDDING_STD = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingConfig:
-    """Sizes, lengths and rates; the defaults made the weights that ship with the package."""
+class TrainingConfig(ModelSize):
+    """Lengths and rates beside the model's size; the defaults made the weights that ship with the package."""
 
-    hidden_size: int = 192
-    n_layers: int = 4
-    n_heads: int = 6
-    intermediate_size: int = 512
     title_steps: int = 200
-    steps: int = 3000
+    steps: int = 4000
     """Of the second stage."""
     batch_size: int = 16
     max_titles: int = 48
@@ -108,12 +107,13 @@ def train_lm(
     config, started = config or TrainingConfig(), time.monotonic()
     torch.set_num_threads(threads)
     tasks = load_tasks()
-    phrases, words = prompt_phrases(catalogue, dataset.domain), prompt_words(catalogue, tasks, dataset.domain)
+    phrases, words = prompt_phrases(catalogue, tasks, dataset.domain), prompt_words(catalogue, tasks, dataset.domain)
     vocabulary = data_vocabulary(phrases, words, list(dataset.items), dataset, catalogue)
     encoder = PromptEncoder(build_tokenizer(vocabulary))
     teachers = Teachers.of(dataset)
     corpus = Corpus(dataset, catalogue, tasks, encoder, teachers)
-    model = build_model(encoder, list(dataset.items.values()), teachers, config, seed)
+    synonyms = [encoder.phrase_ids(variants) for variants in sentence_variants(catalogue, tasks, dataset.domain)]
+    model = build_model(encoder, list(dataset.items.values()), synonyms, teachers, config, seed)
     _run(model, encoder, corpus, config, seed, progress)
     manifest = LmManifest(
         dataset=dataset.name,
@@ -134,53 +134,6 @@ def train_lm(
     return manifest
 
 
-def build_model(
-    encoder: PromptEncoder, items: Sequence[Item], teachers: Teachers, config: TrainingConfig, seed: int
-) -> LlamaForCausalLM:
-    """Make the untrained model."""
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=encoder.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=encoder.end_id,
-            pad_token_id=encoder.pad_id,
-        )
-    )
-    weight, rng = model.lm_head.weight, np.random.default_rng(seed)
-    lookup: Any = model.model.layers[-1].self_attn
-    with torch.no_grad():
-        # The last layer starts as a lookup: it attends to what its input resembles, and copies what stands there.
-        # Soft attention, softer in some heads than in others, tells good candidates from bad ones far down the list.
-        for matrix in (lookup.k_proj.weight, lookup.v_proj.weight):
-            matrix.normal_(std=config.hidden_size**-0.5)
-        sharpness = torch.linspace(0.3, 0.15, config.n_heads).repeat_interleave(config.hidden_size // config.n_heads)
-        lookup.q_proj.weight.copy_(sharpness[:, None] * lookup.k_proj.weight)
-        lookup.o_proj.weight.copy_(lookup.v_proj.weight.T)
-        for item, row in zip(items, _title_embeddings(teachers, config.hidden_size, rng), strict=True):
-            weight[encoder.title_id(item.title)] = torch.from_numpy(row).to(weight)
-        for forms in encoder.number_forms:
-            shared = torch.from_numpy(rng.normal(0.0, _EMBEDDING_STD, config.hidden_size)).to(weight)
-            weight[list(forms)] = shared + 0.5 * weight[list(forms)]
-    return model
-
-
-def _title_embeddings(teachers: Teachers, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the teachers' item factors as embeddings, rotated at random to spread them over all attention heads."""
-    factors = teachers.factors(size)
-    rotation, _ = np.linalg.qr(rng.standard_normal((size, size)))
-    rotated = np.pad(factors, ((0, 0), (0, size - factors.shape[1]))) @ rotation
-    return np.asarray(rotated * (_EMBEDDING_STD / rotated.std()))
-
-
 def _run(
     model: LlamaForCausalLM,
     encoder: PromptEncoder,
@@ -190,7 +143,7 @@ def _run(
     progress: Callable[[TrainingProgress], None],
 ) -> None:
     """Train both stages."""
-    losses = Losses(model, encoder, naming_layer=config.n_layers - 1)
+    losses = Losses(model, encoder, naming_layer=config.naming_layer)
     model.set_attn_implementation(_TRAINING_ATTENTION)
 
     def reach(done: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from promptailor.app.backends.embedded.tasks import Tasks
 from promptailor.app.backends.embedded.tokenizer import Vocabulary, collect_words, unique_lines
@@ -15,16 +15,27 @@ def prompt_words(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, 
     return collect_words(_texts(catalogue, tasks, domain))
 
 
-def prompt_phrases(catalogue: Catalogue, domain: str) -> tuple[str, ...]:
-    """Return what ranking prompts are made of, whole: the headings with their fences, and every sentence."""
+def prompt_phrases(catalogue: Catalogue, tasks: Tasks, domain: str) -> tuple[str, ...]:
+    """Return what ranking prompts are made of, whole: headings with their fences, sentences, and their paraphrases."""
+    words = catalogue.words(domain)
     headings = (
         f"{catalogue.history_records.text}\n<history>",
         f"{catalogue.candidates.text}\n<candidates>",
         f"{catalogue.user_profile.text}\n<profile>",
     )
-    sentences = (s.text for pattern in SENTENCE_PATTERNS for s in catalogue.sentences(pattern))
+    filled = (heading.format_map(words) for heading in headings)
+    sentences = (text for variants in sentence_variants(catalogue, tasks, domain) for text in variants)
+    return tuple(dict.fromkeys((*filled, *sentences)))
+
+
+def sentence_variants(catalogue: Catalogue, tasks: Tasks, domain: str) -> list[list[str]]:
+    """Return every catalogue sentence with its paraphrases, domain words filled in."""
     words = catalogue.words(domain)
-    return tuple(dict.fromkeys(text.format_map(words) for text in (*headings, *sentences)))
+    return [
+        [text.format_map(words) for text in (sentence.text, *tasks.paraphrases.get(pattern, {}).get(sentence.id, ()))]
+        for pattern in SENTENCE_PATTERNS
+        for sentence in catalogue.sentences(pattern)
+    ]
 
 
 def data_vocabulary(
@@ -58,8 +69,8 @@ def _texts(catalogue: Catalogue, tasks: Tasks, domain: str) -> Iterator[str]:
     headings = (catalogue.history_records.text, catalogue.candidates.text, catalogue.user_profile.text)
     answers = (tasks.summarise.similar, tasks.profile.favourites)
     instructions = (*tasks.summarise.instructions, *tasks.profile.instructions)
-    for text in (*headings, *answers, *instructions, *_sentences(catalogue, tasks)):
-        filled = text.format_map(words)
+    sentences = (text for variants in sentence_variants(catalogue, tasks, domain) for text in variants)
+    for filled in (*(text.format_map(words) for text in (*headings, *answers, *instructions)), *sentences):
         yield from (filled, f"\n{filled}", catalogue.refine.text.format(sentence=filled))
     yield ", ".join(f"{year}s" for year in range(1900, 2030, 10))
     lines = (tasks.summarise.kinds, tasks.summarise.decade, tasks.profile.kinds, tasks.profile.decades)
@@ -67,10 +78,3 @@ def _texts(catalogue: Catalogue, tasks: Tasks, domain: str) -> Iterator[str]:
         filled = line.format(kinds="1, 1", decade=1990, decades="1990s, 1990s")
         yield from (filled, f"\n{filled}")
     yield from ("1, 2", "1 > 2", "1. ")
-
-
-def _sentences(catalogue: Catalogue, tasks: Tasks) -> Iterable[str]:
-    for pattern in SENTENCE_PATTERNS:
-        for sentence in catalogue.sentences(pattern):
-            yield sentence.text
-            yield from tasks.paraphrases.get(pattern, {}).get(sentence.id, ())

@@ -12,13 +12,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import StructuredTool
 
-from promptailor.evals.methods import to_input
 from promptailor.evals.types import EvalCase
 from promptailor.graph.agents import agent_tools
 from promptailor.graph.build import build_rank_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
-from promptailor.graph.state import RankOutput
+from promptailor.graph.state import RankInput, RankOutput
 from promptailor.policies.base import StepwisePolicy
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import PATTERNS
@@ -67,7 +66,7 @@ def test_a_tool_calling_agent_gets_the_action_that_the_graph_node_takes(
     tools = agent_tools(team, resources)
     vector = team.observe(StateInputs(history=request.history, step=0, history_length=1))
     context = Context(policy="rpp", n_steps=1, explore=True, seed=4)
-    answer = RankOutput.model_validate(build_rank_graph(resources).invoke(to_input(request), context=context))
+    answer = RankOutput.model_validate(build_rank_graph(resources).invoke(RankInput.of(request), context=context))
     for pattern, tool in tools.items():
         arguments = {"observation": vector, "user_id": request.user_id, "step": 0, "seed": 4, "explore": True}
         agent = create_agent(AsksOneTool(tool=tool.name, arguments=arguments), tools=list(tools.values()))

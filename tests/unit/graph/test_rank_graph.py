@@ -14,7 +14,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import ValidationError
 
 from promptailor.app.backends.port import ModelPort
-from promptailor.evals.methods import to_input
 from promptailor.evals.types import EvalCase
 from promptailor.graph import build, nodes
 from promptailor.graph.build import AGENT_NODES, build_rank_graph
@@ -39,7 +38,7 @@ def rank(resources: Resources, request: RankInput, context: Context = RPP) -> Ra
 def test_an_answer_is_a_permutation_with_one_explained_step_per_call(
     resources: Resources, cases: Sequence[EvalCase]
 ) -> None:
-    answer = rank(resources, to_input(cases[0].request))
+    answer = rank(resources, RankInput.of(cases[0].request))
     assert sorted(i.item_id for i in answer.items) == sorted(c.item_id for c in cases[0].request.candidates)
     assert [i.rank for i in answer.items] == list(range(1, 11))
     assert (len(answer.steps), answer.llm_calls, answer.policy, answer.version) == (3, 3, "rpp", "keyed")
@@ -53,7 +52,7 @@ def test_one_user_alone_gets_what_the_same_user_gets_inside_a_batch(
     resources: Resources, cases: Sequence[EvalCase]
 ) -> None:
     graph = build_rank_graph(resources)
-    requests = [to_input(case.request) for case in cases[:20]]
+    requests = [RankInput.of(case.request) for case in cases[:20]]
     batch = graph.batch(requests, {"max_concurrency": 8}, context=RPP)
     fresh = build_rank_graph(dataclasses.replace(resources))
     alone = [fresh.invoke(request, context=RPP) for request in reversed(requests)]
@@ -62,7 +61,7 @@ def test_one_user_alone_gets_what_the_same_user_gets_inside_a_batch(
 
 
 def test_async_and_streamed_runs_answer_like_invoke(resources: Resources, cases: Sequence[EvalCase]) -> None:
-    graph, request = build_rank_graph(resources), to_input(cases[0].request)
+    graph, request = build_rank_graph(resources), RankInput.of(cases[0].request)
     expected = _essence(graph.invoke(request, context=RPP))
 
     async def twice() -> list[dict[str, object]]:
@@ -80,7 +79,7 @@ def test_async_and_streamed_runs_answer_like_invoke(resources: Resources, cases:
 def test_the_four_agents_run_side_by_side(resources: Resources, cases: Sequence[EvalCase]) -> None:
     graph = build_rank_graph(resources)
     one_step = Context(policy="rpp", n_steps=1)
-    events = graph.stream(to_input(cases[0].request), context=one_step, stream_mode="debug")
+    events = graph.stream(RankInput.of(cases[0].request), context=one_step, stream_mode="debug")
     steps = [e["payload"]["name"] for e in events if e["type"] == "task" and e["step"] == 4]
     assert sorted(steps) == ["format_agent", "history_agent", "reasoning_agent", "role_agent"]
 
@@ -89,7 +88,7 @@ def test_history_grows_by_the_agents_increments_and_is_capped(resources: Resourc
     case = cases[0]
     short = case.request.model_copy(update={"history": case.request.history[-2:]})
     for request in (case.request, short):
-        answer = rank(resources, to_input(request), Context(policy="rpp", n_steps=6))
+        answer = rank(resources, RankInput.of(request), Context(policy="rpp", n_steps=6))
         length = 1
         for step in answer.steps:
             length = min(length + step.choices["history_records"].action, len(request.history))
@@ -97,7 +96,7 @@ def test_history_grows_by_the_agents_increments_and_is_capped(resources: Resourc
 
 
 def test_a_one_shot_policy_is_one_node_in_the_agents_place(resources: Resources, cases: Sequence[EvalCase]) -> None:
-    answer = rank(resources, to_input(cases[0].request), Context(policy="manual"))
+    answer = rank(resources, RankInput.of(cases[0].request), Context(policy="manual"))
     assert (answer.policy, len(answer.steps), answer.fallback) == ("manual", 1, None)
     assert answer.steps[0].choices["role_playing"].probability is None
 
@@ -106,14 +105,14 @@ def test_a_user_without_history_is_served_by_the_manual_prompt_and_the_answer_sa
     resources: Resources, cases: Sequence[EvalCase]
 ) -> None:
     cold = cases[0].request.model_copy(update={"history": ()})
-    answer = rank(resources, to_input(cold))
+    answer = rank(resources, RankInput.of(cold))
     assert answer.policy == "manual"
     assert answer.fallback is not None
     assert "cold start" in answer.fallback
 
 
 def test_fusing_steps_counts_all_of_them(resources: Resources, cases: Sequence[EvalCase]) -> None:
-    answer = rank(resources, to_input(cases[3].request), Context(policy="manual", n_steps=4, fusion="rrf"))
+    answer = rank(resources, RankInput.of(cases[3].request), Context(policy="manual", n_steps=4, fusion="rrf"))
     scores = {i.item_id: sum(1 / (61 + s.ranking.index(i.item_id)) for s in answer.steps) for i in answer.items}
     fused = [item.item_id for item in answer.items]
     assert [scores[i] for i in fused] == sorted(scores.values(), reverse=True)
@@ -153,14 +152,14 @@ def test_bad_requests_name_the_field(
 
 def test_an_unknown_policy_lists_the_loaded_ones(resources: Resources, cases: Sequence[EvalCase]) -> None:
     with pytest.raises(SpecError, match=r"'nope' is not loaded; loaded: manual, rpp"):
-        rank(resources, to_input(cases[0].request), Context(policy="nope"))
+        rank(resources, RankInput.of(cases[0].request), Context(policy="nope"))
 
 
 def test_a_second_run_on_a_thread_starts_afresh(resources: Resources, cases: Sequence[EvalCase]) -> None:
     graph = build_rank_graph(resources, checkpointer=InMemorySaver())
     config = RunnableConfig(configurable={"thread_id": "t"})
-    first = graph.invoke(to_input(cases[0].request), config, context=RPP)
-    second = graph.invoke(to_input(cases[0].request), config, context=RPP)
+    first = graph.invoke(RankInput.of(cases[0].request), config, context=RPP)
+    second = graph.invoke(RankInput.of(cases[0].request), config, context=RPP)
     assert len(second["steps"]) == 3
     assert _essence(first) == _essence(second)
 
@@ -198,9 +197,11 @@ def _prompts(resources: Resources, cases: Sequence[EvalCase], *, training: bool)
     for case in cases:
         recorder.calls.clear()
         if training:
-            run_training(graph, [TrainInput.of(case.request, case.relevant_item_id)], RPP, n_steps=3)
+            run_training(
+                graph, [TrainInput.of(case.request, relevant_item_ids=[case.relevant_item_id])], RPP, n_steps=3
+            )
         else:
-            graph.invoke(to_input(case.request), context=RPP)
+            graph.invoke(RankInput.of(case.request), context=RPP)
         calls[case.user_id] = list(recorder.calls)
     return calls
 
@@ -245,7 +246,9 @@ def test_a_prompt_holds_the_users_own_items_and_the_target_only_among_the_candid
 def test_a_training_run_rewards_each_user_with_its_own_ndcg(resources: Resources, cases: Sequence[EvalCase]) -> None:
     """The released RPP code gives every user the batch's mean."""
     graph = build_rank_graph(resources, training=True)
-    outputs = run_training(graph, [TrainInput.of(c.request, c.relevant_item_id) for c in cases], RPP, n_steps=3)
+    outputs = run_training(
+        graph, [TrainInput.of(c.request, relevant_item_ids=[c.relevant_item_id]) for c in cases], RPP, n_steps=3
+    )
     assert len({tuple(output.rewards) for output in outputs}) > len(cases) // 2
     for output, case in zip(outputs, cases, strict=True):
         rollout = to_rollout(output, initial_length=1)
@@ -260,9 +263,11 @@ def test_an_episode_continued_step_by_step_equals_the_whole_one(
 ) -> None:
     graph = build_rank_graph(resources, training=True)
     explore = Context(policy="rpp", explore=True, seed=3)
-    whole = run_training(graph, [TrainInput.of(cases[0].request, cases[0].relevant_item_id)], explore, n_steps=3)[0]
+    whole = run_training(
+        graph, [TrainInput.of(cases[0].request, relevant_item_ids=[cases[0].relevant_item_id])], explore, n_steps=3
+    )[0]
     rewards: list[float] = []
-    user = TrainInput.of(cases[0].request, cases[0].relevant_item_id)
+    user = TrainInput.of(cases[0].request, relevant_item_ids=[cases[0].relevant_item_id])
     for until in (1, 2, 3):
         output = run_training(graph, [user], explore, n_steps=until)[0]
         rewards += output.rewards
