@@ -276,13 +276,15 @@ def test_an_episode_continued_step_by_step_equals_the_whole_one(
     assert [r.prompt.digest for r in user.trace] == [r.prompt.digest for r in whole.trace]
 
 
-def test_the_history_tests_fail_when_everybody_is_shown_one_users_history_again(
+def test_the_history_tests_fail_when_users_are_shown_the_history_of_the_one_before_again(
     resources: Resources, cases: Sequence[EvalCase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    foreign = cases[11].request.history
+    seen = [cases[11].request, cases[12].request]
 
     def assemble_with_a_foreign_history(request: RankRequest, *args: Any, **options: Any) -> AssembledPrompt:
-        return assemble(request.model_copy(update={"history": foreign}), *args, **options)
+        if request.user_id != seen[-1].user_id:
+            seen.append(request)
+        return assemble(request.model_copy(update={"history": seen[-2].history}), *args, **options)
 
     monkeypatch.setattr(nodes, "assemble", assemble_with_a_foreign_history)
     with pytest.raises(AssertionError):
