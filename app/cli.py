@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Keys every draw;
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; nothing is paid twice.")]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="Hard cap, as calls=N.")]
-CandidatesOption = Annotated[int, typer.Option("--candidates", min=2, max=50, help="Candidates per user.")]
+CandidatesOption = Annotated[int, typer.Option("--candidates", min=2, help="Candidates per user.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 CatalogueOption = Annotated[Path | None, typer.Option("--catalogue", help="Your own sentences or domains, as YAML.")]
 
@@ -262,4 +263,12 @@ def main() -> None:
         if os.environ.get("PROMPTAILOR_DEBUG"):
             raise
         typer.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:  # a full disk, or a folder that may not be written, whoever was writing
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if os.environ.get("PROMPTAILOR_DEBUG") or not (full or error.filename):
+            raise
+        fix = "free some space" if full else "name another file or folder"
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"Error: {where}{error.strerror}; {fix} (finished work is kept for --resume)", err=True)
         sys.exit(EXIT_BAD_INPUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from promptailor.policies.checkpoint import PolicyManifest, save_policy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.prompts.errors import InputError
 
+CONFIG = "config.json"
 POLICY = "policy"
 EMBEDDINGS = "embeddings"
 
@@ -32,11 +34,11 @@ class TrainingFolder:
         Raises:
             InputError: the folder holds a run and `resume` is off, or holds a run with other settings.
         """
-        stored = path / "config.json"
+        stored = path / CONFIG
         if stored.exists():
             if not resume:
                 raise InputError(f"--out {path}: already holds a run; pass --resume to go on, or name another folder")
-            was = json.loads(stored.read_text("utf-8"))
+            was = _read_config(stored)
             if different := sorted(k for k in was.keys() | config.keys() if was.get(k) != config.get(k)):
                 key = different[0]
                 raise InputError(
@@ -49,6 +51,12 @@ class TrainingFolder:
         except OSError as error:
             raise InputError(f"--out {path}: {error.strerror}; name a folder that can be written") from None
         return cls(path)
+
+    def withdraw(self) -> None:
+        """Take back a run that turned out impossible before it paid for anything."""
+        (self.path / CONFIG).unlink()
+        with suppress(OSError):  # the folder was there before, with something in it
+            self.path.rmdir()
 
     def log(self, update: Update, validation: float | None) -> None:
         """Append one update to `training.jsonl`; a resumed run writes the whole log again, from its replay."""
@@ -67,3 +75,13 @@ class TrainingFolder:
         """Save a policy, whole or not at all, beside the embeddings it reads, so that serving needs no data set."""
         embeddings.save(self.path / EMBEDDINGS)
         save_policy(self.path / POLICY, policy, manifest)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: damaged; delete the folder and train again")
+    return config

@@ -16,7 +16,7 @@ from promptailor.app.settings import Settings
 from promptailor.app.trainers import TRAINERS
 from promptailor.app.wiring import Workspace, open_store, train_inputs
 from promptailor.graph.context import Context
-from promptailor.prompts.errors import DataError, SpecError
+from promptailor.prompts.errors import DataError, InputError, SpecError
 from promptailor.prompts.patterns import load_catalogue
 
 
@@ -30,7 +30,6 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
         trainer = TRAINERS[config.policy]
     except KeyError:
         raise SpecError(f"--policy {config.policy!r}: unknown; there are {', '.join(TRAINERS)}") from None
-    folder = TrainingFolder.open(out, config.model_dump(mode="json"), resume=resume)
     store = open_store(out)
     refines = config.policy == "rpp+"
     workspace = Workspace(
@@ -46,15 +45,23 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
     split = workspace.split
     if config.users > len(split.train):
         raise DataError(f"--users {config.users}: {workspace.dataset.name} has {len(split.train)} training users")
+    train, validation = (
+        train_inputs(workspace.cases(users, config.n_candidates, config.seed))
+        for users in (split.train[: config.users], split.validation[: config.validation_users])
+    )
+    workspace.resources()  # every name is resolved before anything is written
     job = Job(
         config=config,
-        folder=folder,
+        folder=TrainingFolder.open(out, config.model_dump(mode="json"), resume=resume),
         workspace=workspace,
-        train=train_inputs(workspace.cases(split.train[: config.users], config.n_candidates, config.seed)),
-        validation=train_inputs(
-            workspace.cases(split.validation[: config.validation_users], config.n_candidates, config.seed)
-        ),
+        train=train,
+        validation=validation,
         context=Context(policy=config.policy, seed=config.seed, refine=refines),
     )
-    with progress_bar(f"training {config.policy}", config.calls) as progress:
-        return trainer(job, progress)
+    try:
+        with progress_bar(f"training {config.policy}", config.calls) as progress:
+            return trainer(job, progress)
+    except InputError:
+        if not store.requests:
+            job.folder.withdraw()
+        raise

@@ -22,10 +22,10 @@ from promptailor.graph.build import RankGraph, build_rank_graph
 from promptailor.graph.resources import DEFAULT_DOMAIN, Resources
 from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
-from promptailor.policies.checkpoint import load_policy
+from promptailor.policies.checkpoint import load_policy, read_manifest
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import manual_policy
-from promptailor.prompts.errors import SpecError
+from promptailor.prompts.errors import CheckpointError, SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
 PLANTED = "planted"
@@ -116,7 +116,15 @@ class Workspace:
         )
 
     def load_policy(self, run: Path) -> PromptPolicy:
-        """Load the policy of a training run with the embeddings it was trained on; the catalogue must be its own."""
+        """Load the policy of a training run with the embeddings it was trained on.
+
+        Raises:
+            CheckpointError: it was trained with another catalogue or model, or is damaged.
+        """
+        trained = ModelSpec.parse(read_manifest(run / POLICY).model)
+        used = ModelSpec.parse(self.model) if self.model else trained
+        if (used.provider, used.model) != (trained.provider, trained.model):
+            raise CheckpointError(f"{run}: was trained with --model {trained}, not {used}; pass it, or train again")
         return load_policy(
             run / POLICY,
             catalogue=self.catalogue,

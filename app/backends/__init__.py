@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
+from pydantic import SecretStr
 
 from promptailor.app.settings import Settings
 from promptailor.prompts.errors import MissingExtraError, SpecError
@@ -86,11 +87,14 @@ def _openai(spec: ModelSpec, settings: Settings) -> BaseChatModel:
         from langchain_openai import ChatOpenAI  # noqa: PLC0415 - optional extra
     except ImportError:
         raise MissingExtraError("openai:", "openai") from None
+    base_url, api_key = spec.options.get("base_url") or settings.openai_base_url, settings.openai_api_key
+    if api_key is None and base_url is None:
+        raise SpecError(f"--model {spec}: set OPENAI_API_KEY, or name a compatible server with ?base_url=URL")
     temperature, max_tokens = spec.options.get("temperature"), spec.options.get("max_tokens")
     return ChatOpenAI(
         model=spec.model,
-        base_url=spec.options.get("base_url") or settings.openai_base_url,
-        api_key=settings.openai_api_key,
+        base_url=base_url,
+        api_key=api_key or SecretStr("none"),  # a server of one's own asks for none, but the client insists on one
         temperature=float(temperature) if temperature else 0.0,
         max_completion_tokens=int(max_tokens) if max_tokens else None,
         max_retries=0,

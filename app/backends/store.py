@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,26 +43,32 @@ class ResponseStore:
     """Answers, embeddings and the request count of one run, or of everybody who shares the file."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open or create a store; None keeps it in memory.
+        """Name a store; the file is opened, or made, when it is first used. None keeps it in memory."""
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def _db(self) -> Iterator[sqlite3.Connection]:
+        """Hold the lock and a transaction.
 
         Raises:
-            InputError: the file is no store, or its folder cannot be written.
+            InputError: the file is no store, or cannot be written: no permission, or no space left.
         """
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        try:
-            self._db = sqlite3.connect(path or ":memory:", check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise InputError(f"response store {path}: {error}; delete the file or name another") from None
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = _connect(self.path)
+                with self._connection:
+                    yield self._connection
+            except (sqlite3.Error, OSError) as error:
+                fix = "free some space and go on with --resume" if "full" in str(error) else "name another folder"
+                raise InputError(f"response store {self.path}: {error}; {fix}") from None
 
     def get(self, key: str) -> StoredResponse | None:
         """Return a recorded answer."""
-        with self._lock:
-            row = self._db.execute(
+        with self._db() as db:
+            row = db.execute(
                 "SELECT text, model, input_tokens, output_tokens, requests FROM responses WHERE key = ?", (key,)
             ).fetchone()
         if row is None:
@@ -72,9 +80,9 @@ class ResponseStore:
 
     def put(self, key: str, response: StoredResponse) -> None:
         """Record an answer and the request that brought it, in one transaction: a kill loses both or neither."""
-        with self._lock, self._db:
-            self._db.execute(_COUNT)
-            self._db.execute(
+        with self._db() as db:
+            db.execute(_COUNT)
+            db.execute(
                 "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     key,
@@ -88,27 +96,41 @@ class ResponseStore:
 
     def count_failure(self) -> None:
         """Record a request that failed."""
-        with self._lock, self._db:
-            self._db.execute(_COUNT)
+        with self._db() as db:
+            db.execute(_COUNT)
 
     @property
     def requests(self) -> int:
         """Requests answered or failed so far, over every part of a run; those in flight when it was killed are not."""
-        with self._lock:
-            return int(self._db.execute("SELECT requests FROM ledger").fetchone()[0])
+        if self._connection is None and (self.path is None or not self.path.exists()):
+            return 0
+        with self._db() as db:
+            return int(db.execute("SELECT requests FROM ledger").fetchone()[0])
 
     def get_embedding(self, key: str) -> bytes | None:
         """Return a recorded embedding, float32 little-endian."""
-        with self._lock:
-            row = self._db.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
+        with self._db() as db:
+            row = db.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
     def put_embedding(self, key: str, vector: bytes) -> None:
         """Record an embedding."""
-        with self._lock, self._db:
-            self._db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector))
+        with self._db() as db:
+            db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector))
 
     def close(self) -> None:
         """Flush and close the file."""
         with self._lock:
-            self._db.close()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.executescript(_SCHEMA)
+    return connection

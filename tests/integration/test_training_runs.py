@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -124,20 +126,12 @@ def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Pat
         (["evaluate", "--methods", "nope"], "--methods 'nope': unknown"),
         (["evaluate", "--methods", "identity", "--dataset", "planted", "--users", "0"], "--users '0'"),
         (RANK, "missing.jsonl"),
-        (
-            [
-                "rank",
-                "--input",
-                "missing.jsonl",
-                "--output",
-                "o.jsonl",
-                "--policy",
-                "rpp=missing",
-                "--model",
-                "planted:1",
-            ],
-            "missing",
-        ),
+        ([*RANK, "--policy", "rpp=missing"], "missing"),
+        ([*RANK, "--model", "openai:gpt"], "set OPENAI_API_KEY, or name a compatible server with ?base_url=URL"),
+        ([*RANK, "--model", "embedded:nope"], "embedded model 'nope': there are ml-100k"),
+        ([*RANK, "--model", "nope:1"], "unknown provider 'nope'; there are embedded, planted, openai"),
+        ([*RANK, "--catalogue", "nope.yaml"], "nope.yaml"),
+        (["train", "--policy", "rpp", "--dataset", "ml-100k", "--model", "planted:1"], "promptailor data get ml-100k"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -147,6 +141,93 @@ def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, argu
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "config.json").exists(), "a run that never began must not ask for --resume"
+
+
+ONE = '{"user_id": 1, "history": [], "candidates": [{"item_id": "a", "title": "A"}]}'
+TWICE = '{"user_id": 1, "history": [], "candidates": [{"item_id": "a", "title": "A"}, {"item_id": "a", "title": "A"}]}'
+BARE = '{"user_id": 1, "history": [], "candidates": ["7", "8"]}'
+GOOD = '{"user_id": 1, "history": [], "candidates": [{"item_id": "a", "title": "A"}, {"item_id": "b", "title": "B"}]}'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (ONE, "line 1: candidates: List should have at least 2 items"),
+        (TWICE, "candidates: item 'a' occurs twice; list each candidate once"),
+        (BARE, "candidates: unknown item id '7'; no catalogue is loaded: pass {item_id, title} or --dataset"),
+        ('{"user_id": 1,', "line 1: not JSON"),
+        ('{"user_id": 1, "history": [], "candidates": "a"}', "line 1: candidates: Input should be a valid list"),
+        (GOOD.replace("}]}", '}], "relevant_item_ids": ["a"]}'), "line 1: relevant_item_ids: Extra inputs"),
+    ],
+    ids=["one candidate", "duplicate", "unknown bare id", "not JSON", "wrong type", "a label"],
+)
+def test_a_bad_request_is_one_line_that_names_the_field(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "in.jsonl").write_text(line + "\n", "utf-8")
+    answers = tmp_path / "out.jsonl"
+    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(answers)]
+    done = run("rank", *files, "--model", "planted:1", check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not answers.exists()
+
+
+def test_a_server_that_is_not_there_is_one_line_with_the_true_reason(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(GOOD + "\n", "utf-8")
+    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    done = run("rank", *files, "--model", "openai:m?base_url=http://127.0.0.1:9/v1", check=False)
+    assert done.returncode == 2
+    assert "failed 3 times; the last time: " in done.stderr
+    assert "onnection" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_policy_is_not_served_with_another_model_or_catalogue(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run("train", "--policy", "enumeration", *PLANTED, "--users", "10", "--calls", "120", "--out", str(out))
+    (tmp_path / "in.jsonl").write_text(GOOD + "\n", "utf-8")
+    rank = ["rank", "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    served = [*rank, "--policy", f"enumeration={out}", "--model"]
+    other = run(*served, "planted:2", check=False)
+    assert other.returncode == 2
+    assert "was trained with --model planted:1, not planted:2" in other.stderr
+    catalogue = tmp_path / "mine.yaml"
+    shipped = resources.files("promptailor.prompts.catalogue").joinpath("patterns.yaml").read_text("utf-8")
+    catalogue.write_text(shipped.replace("one number per line", "each on its own line"), "utf-8")
+    other = run(*served, "planted:1", "--catalogue", str(catalogue), check=False)
+    assert other.returncode == 2, other.stderr
+    assert "catalogue_digest" in other.stderr
+    catalogue.write_text(shipped.replace("expert on {items}", "expert on {things}"), "utf-8")
+    other = run(*served, "planted:1", "--catalogue", str(catalogue), check=False)
+    assert other.returncode == 2
+    assert "unknown placeholder {things}; allowed: field" in other.stderr
+    run(*served, "planted:1")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(tmp_path: Path, small_disk: Path) -> None:
+    train = ["train", "--policy", "enumeration", *PLANTED, "--users", "40", "--calls", "600"]
+    full = run(*train, "--out", str(small_disk / "run"), check=False)
+    assert full.returncode == 2
+    assert "disk is full; free some space and go on with --resume" in full.stderr
+    assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    resumed = json.loads(run(*train, "--out", str(small_disk / "run"), "--resume", "--json").stdout)
+    whole = json.loads(run(*train, "--out", str(tmp_path / "whole"), "--json").stdout)
+    assert resumed["llm_requests"] == whole["llm_requests"]
+    assert fingerprint(small_disk / "run") == fingerprint(tmp_path / "whole")
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
