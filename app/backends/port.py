@@ -27,6 +27,10 @@ _MESSAGE_CLASSES: dict[str, type[BaseMessage]] = {
 }
 
 
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """When a request that failed is sent again."""
@@ -56,6 +60,7 @@ class ModelPort:
         """Make the board on which callers see who is asking already, so that nobody pays for the same answer twice."""
         self._lock = threading.Lock()
         self._asking: dict[str, Future[None]] = {}
+        self._bought: set[str] = set()
 
     @property
     def max_candidates(self) -> int | None:
@@ -64,7 +69,7 @@ class ModelPort:
 
     def complete(self, call: ModelCall) -> Completion:
         """Answer from the store, or ask the model and store the answer before returning it."""
-        key = cache_key(self.spec, call)
+        key = self._key(call)
         while (stored := self.store.get(key)) is None:
             if asking := self._join(key):
                 asking.result()
@@ -72,6 +77,7 @@ class ModelPort:
             try:
                 stored = self._ask(call)
                 self.store.put(key, stored)
+                self._bought.add(key)
             finally:
                 self._leave(key)
             return _completion(stored, cached=False)
@@ -79,7 +85,7 @@ class ModelPort:
 
     async def acomplete(self, call: ModelCall) -> Completion:
         """Do what `complete` does without holding up the event loop."""
-        key = cache_key(self.spec, call)
+        key = self._key(call)
         while (stored := await asyncio.to_thread(self.store.get, key)) is None:
             if asking := self._join(key):
                 await asyncio.wrap_future(asking)
@@ -87,14 +93,20 @@ class ModelPort:
             try:
                 stored = await self._aask(call)
                 await asyncio.to_thread(self.store.put, key, stored)
+                self._bought.add(key)
             finally:
                 self._leave(key)
             return _completion(stored, cached=False)
         return _completion(stored, cached=True)
 
+    def _key(self, call: ModelCall) -> str:
+        return cache_key(self.spec, call, fingerprint=getattr(self.model, "fingerprint", ""))
+
     def _join(self, key: str) -> Future[None] | None:
         """Return what is done when the caller now asking for this answer is, or None: then the caller is the one."""
         with self._lock:
+            if key in self._bought:  # since the caller looked into the store
+                return _DONE
             if asking := self._asking.get(key):
                 return asking
             self._asking[key] = Future()
@@ -145,9 +157,15 @@ class ModelPort:
         return self.retry.first_wait_s * 2.0 ** (attempt - 1)
 
 
-def cache_key(spec: str, call: ModelCall) -> str:
-    """Return the content key: model and options, messages, labels, sample index and split."""
-    content = [spec, call.split, call.sample_index, call.labels, [_pair(m) for m in call.messages]]
+def cache_key(spec: str, call: ModelCall, *, fingerprint: str = "") -> str:
+    """Return the content key: model and options, messages, labels, sample index and split.
+
+    Args:
+        spec: names the model and its options.
+        call: what is asked.
+        fingerprint: of the weights, where one name can come to mean others.
+    """
+    content = [spec, fingerprint, call.split, call.sample_index, call.labels, [_pair(m) for m in call.messages]]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -62,7 +62,11 @@ class ResponseStore:
                 with self._connection:
                     yield self._connection
             except (sqlite3.Error, OSError) as error:
-                fix = "free some space and go on with --resume" if "full" in str(error) else "name another folder"
+                fix = (
+                    "free some space and go on with --resume"
+                    if "full" in str(error)
+                    else "delete the file or name another folder"
+                )
                 raise InputError(f"response store {self.path}: {error}; {fix}") from None
 
     def get(self, key: str) -> StoredResponse | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ class EmbeddedChat(BaseChatModel):
     max_batch_size: int = 64
     threads: int = 1
 
+    fingerprint: str = ""
+    """Of the weights: answers of others under the same name are not this model's."""
+
     _engine: Engine = PrivateAttr()
     _gatherer: Gatherer[_Call, _Answer] = PrivateAttr()
 
@@ -79,7 +83,14 @@ class EmbeddedChat(BaseChatModel):
             threads: of torch, for this model's worker only.
             name: the model's name in answers; by default the folder's.
         """
-        chat = cls(model_name=name or Path(path).name, readout=readout, max_batch_size=max_batch_size, threads=threads)
+        weights = hashlib.sha256(Path(path, "model.safetensors").read_bytes()).hexdigest()
+        chat = cls(
+            model_name=name or Path(path).name,
+            readout=readout,
+            max_batch_size=max_batch_size,
+            threads=threads,
+            fingerprint=weights[:16],
+        )
         chat._engine = Engine.from_folder(Path(path))
         chat._gatherer = Gatherer(chat._answer, max_batch_size, prepare=lambda: torch.set_num_threads(threads))
         return chat

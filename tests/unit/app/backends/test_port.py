@@ -82,6 +82,7 @@ def test_whatever_an_answer_depends_on_is_in_its_key(other: ModelCall) -> None:
     """Without the split, validation read training answers in a published optimiser."""
     assert cache_key("m", call("a")) != cache_key("m", other)
     assert cache_key("m", call("a")) != cache_key("n", call("a"))
+    assert cache_key("m", call("a"), fingerprint="old") != cache_key("m", call("a"), fingerprint="new")
 
 
 Ask = Callable[[ModelPort, Sequence[str]], list[Completion | BaseException]]
@@ -190,7 +191,7 @@ def test_a_damaged_store_is_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
     path.write_text("no database, but long enough to be taken for one " * 40)
     with pytest.raises(InputError, match=r"responses\.sqlite: file is not a database; delete the file"):
-        ResponseStore(path)
+        ResponseStore(path).get("key")
 
 
 @pytest.mark.parametrize("text", ["3000", "calls=", "calls=many", "money=3", "calls=-1"])
