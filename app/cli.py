@@ -72,7 +72,10 @@ def train(
     users: UsersOption = 200,
     seed: SeedOption = 0,
     out: OutOption = Path("runs/train"),
-    preset: Annotated[Literal["default", "paper"], typer.Option(help="`paper`: RPP as published.")] = "default",
+    preset: Annotated[
+        Literal["default", "on-policy", "paper"],
+        typer.Option(help="`paper`: RPP as published; `on-policy`: with clipping, GAE and an entropy bonus."),
+    ] = "default",
     candidates: CandidatesOption = 10,
     budget: BudgetOption = None,
     calls: Annotated[int, typer.Option("--calls", min=1, help="LLM calls to learn from.")] = 3_000,

@@ -16,7 +16,8 @@ from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest
 
-Preset = Literal["default", "paper"]
+Preset = Literal["default", "on-policy", "paper"]
+"""The default learns from all calls so far; `on-policy` is A2C with the usual remedies; `paper` is RPP as published."""
 Stopped = Literal["finished", "budget", "early"]
 
 

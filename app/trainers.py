@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from promptailor.app.job import Job, Stopped, TrainSummary
+from promptailor.app.job import Job, Preset, Stopped, TrainSummary
 from promptailor.graph.build import RankGraph
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
@@ -81,9 +81,14 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
 
     config, workspace = job.config, job.workspace
     paper = config.preset == "paper"
-    learning = A2CConfig.paper() if paper else A2CConfig()
+    presets: dict[Preset, tuple[PolicyConfig, A2CConfig]] = {
+        "default": (PolicyConfig(), A2CConfig()),
+        "on-policy": (PolicyConfig(critic="value"), A2CConfig.on_policy()),
+        "paper": (PolicyConfig.paper(), A2CConfig.paper()),
+    }
+    design, learning = presets[config.preset]
     policy = ReinforcedPolicy(
-        PolicyConfig.paper() if paper else PolicyConfig(),
+        design,
         workspace.catalogue,
         embeddings=workspace.embeddings,
         encoder=workspace.encoder,

@@ -51,6 +51,19 @@ def fingerprint(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+@pytest.mark.parametrize("preset", ["on-policy", "paper"])
+def test_the_other_learners_train_a_policy_that_serves(tmp_path: Path, preset: str) -> None:
+    out = tmp_path / "run"
+    done = json.loads(run(*TRAIN, "--users", "20", "--preset", preset, "--out", str(out), "--json").stdout)
+    assert done["stopped"] in ("finished", "early")
+    (tmp_path / "in.jsonl").write_text(
+        GOOD.replace('"history": []', '"history": [{"item_id": "h", "title": "H"}]') + "\n"
+    )
+    rank = ["rank", "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    run(*rank, "--policy", f"rpp={out}", "--model", "planted:1")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["policy"] == "rpp"
+
+
 @pytest.mark.parametrize("policy", ["rpp", "bandit", "enumeration"])
 def test_a_run_killed_at_random_points_and_resumed_equals_the_unbroken_run(tmp_path: Path, policy: str) -> None:
     train = [*TRAIN]
