@@ -113,7 +113,7 @@ class Job:
                 stopped=stopped,
                 calls=user_steps,
             ),
-            workspace.embeddings,
+            lambda: workspace.embeddings,
         )
 
     def finish(self, stopped: Stopped, n_steps: int, reward: float | None, user_steps: int) -> TrainSummary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from promptailor.evals.records import write_text
 from promptailor.graph.train import Update
 from promptailor.policies.base import PromptPolicy
-from promptailor.policies.checkpoint import PolicyManifest, save_policy
+from promptailor.policies.checkpoint import PolicyManifest, SavablePolicy, save_policy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.prompts.errors import InputError
 
@@ -71,9 +71,12 @@ class TrainingFolder:
         with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save_policy(self, policy: PromptPolicy, manifest: PolicyManifest, embeddings: ItemEmbeddings) -> None:
+    def save_policy(
+        self, policy: PromptPolicy, manifest: PolicyManifest, embeddings: Callable[[], ItemEmbeddings]
+    ) -> None:
         """Save a policy, whole or not at all, beside the embeddings it reads, so that serving needs no data set."""
-        embeddings.save(self.path / EMBEDDINGS)
+        if isinstance(policy, SavablePolicy) and policy.reads_embeddings:
+            embeddings().save(self.path / EMBEDDINGS)
         save_policy(self.path / POLICY, policy, manifest)
 
 

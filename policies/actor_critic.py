@@ -61,6 +61,7 @@ class ReinforcedPolicy:
     """A team of actor-critic agents; a `StepwisePolicy`."""
 
     kind: ClassVar[str] = "reinforced"
+    reads_embeddings: ClassVar[bool] = True
 
     def __init__(
         self,

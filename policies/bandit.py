@@ -39,6 +39,7 @@ class FactoredBandit:
     """The bandit; a `OneShotPolicy`."""
 
     kind: ClassVar[str] = "bandit"
+    reads_embeddings: ClassVar[bool] = True
 
     def __init__(self, catalogue: Catalogue, embeddings: ItemEmbeddings, info: PolicyInfo | None = None) -> None:
         """Start untrained, with draws from the prior."""

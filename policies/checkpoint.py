@@ -87,6 +87,11 @@ class SavablePolicy(Persistent, Protocol):
         ...
 
     @property
+    def reads_embeddings(self) -> bool:
+        """Whether it needs the item embeddings it was trained with."""
+        ...
+
+    @property
     def digest(self) -> str:
         """Hex digest of what was learned."""
         ...

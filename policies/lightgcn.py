@@ -6,6 +6,7 @@ sparse CSR product per layer instead of message passing, which is four times fas
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ Edges = NDArray[np.int64]
 LEARNING_RATE = 1e-2
 L2_PENALTY = 1e-4
 BATCH_SIZE = 2048
+BATCHES_PER_EPOCH = 100
+"""At most, on a large data set: batches grow beyond `BATCH_SIZE` then."""
 INITIAL_SD = 0.1
 NEGATIVE_TRIES = 10
 """Draws of a negative item before one that the user did choose is let through."""
@@ -153,10 +156,12 @@ def _train(
 ) -> None:
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     known = np.sort(edges[0] * n_items + edges[1])
+    # Every batch propagates over the whole graph, so a batch costs as much as the graph is large.
+    batch_size = max(BATCH_SIZE, math.ceil(edges.shape[1] / BATCHES_PER_EPOCH))
     for epoch in range(1, epochs + 1):
         order, losses = rng.permutation(edges.shape[1]), []
-        for start in range(0, len(order), BATCH_SIZE):
-            users, positives = edges[:, order[start : start + BATCH_SIZE]]
+        for start in range(0, len(order), batch_size):
+            users, positives = edges[:, order[start : start + batch_size]]
             negatives = _negatives(users, known, n_items, rng)
             loss = _bpr_loss(model, *map(torch.from_numpy, (users, positives, negatives)))
             optimiser.zero_grad()

@@ -21,6 +21,7 @@ class SinglePrompt:
     """One prompt for every user (task-wise prompting); an `OneShotPolicy`."""
 
     kind: ClassVar[str] = "single-prompt"
+    reads_embeddings: ClassVar[bool] = False
     spec: PromptSpec
     info: PolicyInfo
     stopped: Stopped = "finished"
