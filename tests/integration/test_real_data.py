@@ -145,19 +145,20 @@ def test_ml_100k_can_be_fetched(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ml-1m", "games", "lastfm"])
-def test_training_and_evaluation_run_on_every_data_set_with_a_model_of_its_own(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "policy"), [("ml-1m", "enumeration"), ("games", "enumeration"), ("lastfm", "rpp")])
+def test_training_and_evaluation_run_on_every_data_set_with_a_model_of_its_own(
+    tmp_path: Path, name: str, policy: str
+) -> None:
     data_dir(name)
     pytest.importorskip("transformers")
     common = ["--dataset", name.upper(), "--model", f"embedded:{name}"]
-    run = tmp_path / "bandit"
-    promptailor("train", "--policy", "bandit", *common, "--users", "30", "--calls", "150", "--out", str(run))
-    methods = f"identity,popularity,manual,bandit={run}"
+    run = tmp_path / policy
+    promptailor("train", "--policy", policy, *common, "--users", "30", "--calls", "300", "--out", str(run))
+    methods = f"identity,popularity,manual,{policy}={run}"
     options = ["--methods", methods, "--users", "60", "--out", str(tmp_path / "evaluation"), "--json"]
     found = json.loads(promptailor("evaluate", *common, *options))["report"]["methods"]
     assert found["manual"]["ndcg@10"]["mean"] > found["identity"]["ndcg@10"]["mean"] + 0.1
-    assert found["bandit"]["n_users"] == 60
-    assert found["manual"]["llm_calls"] == found["bandit"]["llm_calls"] == 60
+    assert found[policy]["n_users"] == found["manual"]["llm_calls"] == 60
 
 
 def promptailor(*arguments: str) -> str:
