@@ -29,8 +29,10 @@ Edges = NDArray[np.int64]
 LEARNING_RATE = 1e-2
 L2_PENALTY = 1e-4
 BATCH_SIZE = 2048
-BATCHES_PER_EPOCH = 100
-"""At most, on a large data set: batches grow beyond `BATCH_SIZE` then."""
+EDGE_VISITS = 5_000_000
+"""Interactions times batches per epoch: every batch propagates over the whole graph, so on a large one batches grow
+beyond `BATCH_SIZE`, down to `FEWEST_BATCHES` an epoch."""
+FEWEST_BATCHES = 20
 INITIAL_SD = 0.1
 NEGATIVE_TRIES = 10
 """Draws of a negative item before one that the user did choose is let through."""
@@ -156,8 +158,8 @@ def _train(
 ) -> None:
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     known = np.sort(edges[0] * n_items + edges[1])
-    # Every batch propagates over the whole graph, so a batch costs as much as the graph is large.
-    batch_size = max(BATCH_SIZE, math.ceil(edges.shape[1] / BATCHES_PER_EPOCH))
+    n_edges = edges.shape[1]
+    batch_size = max(BATCH_SIZE, math.ceil(n_edges / max(FEWEST_BATCHES, EDGE_VISITS // n_edges)))
     for epoch in range(1, epochs + 1):
         order, losses = rng.permutation(edges.shape[1]), []
         for start in range(0, len(order), batch_size):
