@@ -53,9 +53,13 @@ def rank_file(
 ) -> RankSummary:
     """Rank every request of a file; the output appears whole or not at all.
 
+    Answers are kept in a file beside the output until it is complete, so that a run that was killed is gone on with by
+    the same command, and memory does not grow with the number of requests.
+
     Raises:
         InputError: a line is no request; the message names the line and the field.
     """
+    store = ResponseStore(output.with_name(output.name + ".answers.sqlite"))
     graph = serving_graph(
         Settings(),
         model=model,
@@ -63,8 +67,8 @@ def rank_file(
         policies=policy,
         dataset=dataset,
         catalogue=load_catalogue(catalogue),
-        store=ResponseStore(),
-        budget=Budget.parse(budget),
+        store=store,
+        budget=Budget.parse(budget, used=store.requests),
     )
     name = next(iter(parse_policies(policy)), "manual")
     context = Context(policy=name, seed=seed, refine=refiner is not None)
@@ -84,6 +88,9 @@ def rank_file(
         raise InputError(f"--output {output}: {error.strerror}; free some space or name another file") from None
     finally:
         partial.unlink(missing_ok=True)
+        if not store.requests:  # nothing was paid for, so there is nothing to keep
+            store.delete()
+    store.delete()
     return summary
 
 

@@ -7,8 +7,9 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -27,6 +28,8 @@ _MESSAGE_CLASSES: dict[str, type[BaseMessage]] = {
 }
 
 
+_REMEMBERED = 10_000
+"""Answers whose callers may still be between a look into the store and asking."""
 _DONE: Future[None] = Future()
 _DONE.set_result(None)
 
@@ -60,7 +63,7 @@ class ModelPort:
         """Make the board on which callers see who is asking already, so that nobody pays for the same answer twice."""
         self._lock = threading.Lock()
         self._asking: dict[str, Future[None]] = {}
-        self._bought: set[str] = set()
+        self._bought: dict[str, None] = {}
 
     @property
     def max_candidates(self) -> int | None:
@@ -74,12 +77,9 @@ class ModelPort:
             if asking := self._join(key):
                 asking.result()
                 continue
-            try:
+            with self._leave(key):
                 stored = self._ask(call)
                 self.store.put(key, stored)
-                self._bought.add(key)
-            finally:
-                self._leave(key)
             return _completion(stored, cached=False)
         return _completion(stored, cached=True)
 
@@ -90,12 +90,9 @@ class ModelPort:
             if asking := self._join(key):
                 await asyncio.wrap_future(asking)
                 continue
-            try:
+            with self._leave(key):
                 stored = await self._aask(call)
                 await asyncio.to_thread(self.store.put, key, stored)
-                self._bought.add(key)
-            finally:
-                self._leave(key)
             return _completion(stored, cached=False)
         return _completion(stored, cached=True)
 
@@ -112,10 +109,21 @@ class ModelPort:
             self._asking[key] = Future()
             return None
 
-    def _leave(self, key: str) -> None:
-        with self._lock:
-            asked = self._asking.pop(key)
-        asked.set_result(None)  # where no answer was stored, one of those who waited asks in its turn
+    @contextmanager
+    def _leave(self, key: str) -> Iterator[None]:
+        """Leave the board at the end of the block; where it failed, one of those who wait asks in its turn."""
+        bought = False
+        try:
+            yield
+            bought = True
+        finally:
+            with self._lock:
+                asked = self._asking.pop(key)
+                if bought:
+                    self._bought[key] = None
+                    if len(self._bought) > _REMEMBERED:
+                        self._bought.pop(next(iter(self._bought)))
+            asked.set_result(None)
 
     def _ask(self, call: ModelCall) -> StoredResponse:
         model, messages = self._bound(call)

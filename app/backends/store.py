@@ -122,6 +122,12 @@ class ResponseStore:
         with self._db() as db:
             db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector))
 
+    def delete(self) -> None:
+        """Close the store and delete its file, when what was paid for has been delivered."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Flush and close the file."""
         with self._lock:

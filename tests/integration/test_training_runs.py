@@ -186,6 +186,24 @@ def test_a_bad_request_is_one_line_that_names_the_field(tmp_path: Path, line: st
     assert not answers.exists()
 
 
+def test_ranking_that_was_cut_short_goes_on_and_pays_for_nothing_twice(tmp_path: Path) -> None:
+    lines = [GOOD.replace('"title": "A"', f'"title": "A of user {user}"') for user in range(60)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    answers = tmp_path / "out.jsonl"
+    rank = ["rank", "--input", str(tmp_path / "in.jsonl"), "--output", str(answers), "--model", "planted:1"]
+    short = run(*rank, "--budget", "calls=25", check=False)
+    assert short.returncode == 2
+    assert "the budget of 25 calls is spent" in short.stderr
+    assert not answers.exists()
+    run(*rank, "--budget", "calls=60")
+    whole = answers.read_text("utf-8")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.jsonl"]
+    run(*rank)
+    assert [json.loads(line)["items"] for line in answers.read_text("utf-8").splitlines()] == [
+        json.loads(line)["items"] for line in whole.splitlines()
+    ]
+
+
 def test_a_server_that_is_not_there_is_one_line_with_the_true_reason(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(GOOD + "\n", "utf-8")
     files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
