@@ -130,9 +130,10 @@ class RankNodes:
         parsed = parse_ranking(state.completion.text, state.prompt.shown)
         ranked = tuple(state.prompt.shown[place] for place in parsed.order)
         before, (start, stop) = state.window, state.windows[state.window.done]
+        order = self._order(state, context) if len(state.windows) > 1 else ()
         window = WindowState(
             done=before.done + 1,
-            order=(*self._order(state, context)[:start], *ranked, *self._order(state, context)[stop:]),
+            order=(*order[:start], *ranked, *order[stop:]),
             parse=before.parse + parsed.report,
             calls=before.calls + state.completion.calls + state.refine_calls,
             cached=before.cached and state.completion.cached,

@@ -85,6 +85,7 @@ def test_a_policy_trained_on_shuffled_labels_gains_nothing(tmp_path: Path, monke
 class NullRun:
     """Rewards of new users in a world where no prompt is better than another."""
 
+    seed: int
     rpp: list[list[float]]
     """Per user, of every serving step."""
     single: list[float]
@@ -93,7 +94,7 @@ class NullRun:
     def gain(self, served: Callable[[list[float]], float]) -> Estimate:
         """Return RPP minus the best single prompt, where `served` says which step counts."""
         differences = [served(steps) - single for steps, single in zip(self.rpp, self.single, strict=True)]
-        return estimate(np.array(differences), key=("null", len(differences)))
+        return estimate(np.array(differences), key=("null", self.seed))
 
 
 def null_run(folder: Path, seed: int) -> NullRun:
@@ -103,7 +104,7 @@ def null_run(folder: Path, seed: int) -> NullRun:
         run_training_job(config, folder / policy, resume=False)
         outputs = serve_new_users(folder / policy, "planted:null", policy, 300, seed)
         rewards[policy] = [output.rewards for output in outputs]
-    return NullRun(rpp=rewards["rpp"], single=[steps[-1] for steps in rewards["enumeration"]])
+    return NullRun(seed=seed, rpp=rewards["rpp"], single=[steps[-1] for steps in rewards["enumeration"]])
 
 
 def test_on_the_null_world_rpp_gains_nothing(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_the_null_world_shows_a_gain_when_labels_pick_the_best_step_again() -> N
     users = train_inputs(workspace.cases(workspace.split.test[:100], 10, 0))
     context = Context(policy="manual", split="test")
     steps = [o.rewards for o in run_training(workspace.graph(training=True), users, context, n_steps=5)]
-    run = NullRun(rpp=steps, single=[rewards[0] for rewards in steps])
+    run = NullRun(seed=0, rpp=steps, single=[rewards[0] for rewards in steps])
     assert run.gain(max).low > 0
     assert run.gain(last).low <= 0
 
