@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from promptailor.app.backends import ModelSpec, reads_labels, resolve_model
+from promptailor.app.backends import ModelSpec, resolve_model
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
@@ -114,7 +114,6 @@ class Workspace:
             model=resolve_model(spec, self.settings),
             store=self.store,
             budget=self.budget,
-            reads_labels=reads_labels(spec),
         )
 
     def load_policy(self, run: Path) -> PromptPolicy:

@@ -62,4 +62,4 @@ def cases(world: PlantedWorld) -> tuple[EvalCase, ...]:
 def planted_port() -> ModelPort:
     """The planted model behind a port with an empty store."""
     model = PlantedChat.from_world("1", seed=0)
-    return ModelPort(spec="planted:1", model=model, store=ResponseStore(), budget=Budget(), reads_labels=True)
+    return ModelPort(spec="planted:1", model=model, store=ResponseStore(), budget=Budget())

@@ -16,11 +16,13 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ConfigDict, Field
 
+from promptailor.app.backends.ranking_chat import RankingChat
+from promptailor.app.backends.spec import ModelSpec
+from promptailor.app.settings import Settings
 from promptailor.evals.planted import PlantedPrompt, PlantedWorld, chance, gains, planted_world
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, Sentence, SentencePattern
 
@@ -55,7 +57,7 @@ class SentenceRecogniser:
         return best if kept[best] >= RECOGNITION_THRESHOLD else None
 
 
-class PlantedChat(BaseChatModel):
+class PlantedChat(RankingChat):
     """A LangChain chat model that answers like a recommender whose best prompts are known."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -185,3 +187,9 @@ def _rarity_weighted(sentences: Sequence[Sentence]) -> dict[str, dict[str, float
     words = {s.id: set(_WORD.findall(_PLACEHOLDER.sub(" ", s.text).lower())) for s in sentences}
     counts = Counter(word for bag in words.values() for word in bag)
     return {i: {word: math.log((1 + len(words)) / counts[word]) for word in sorted(bag)} for i, bag in words.items()}
+
+
+def load(spec: ModelSpec, settings: Settings) -> PlantedChat:
+    """Make the model of a world; an unknown one is a `SpecError` that lists them."""
+    spec.refuse_unknown("seed")
+    return PlantedChat.from_world(spec.model, seed=int(spec.number("seed", 0)))

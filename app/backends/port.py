@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable
 
 from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.ranking_chat import RankingChat
 from promptailor.app.backends.store import ResponseStore, StoredResponse
 from promptailor.prompts.errors import ModelCallError, PromptailorError
 from promptailor.prompts.llm import Completion, Message, ModelCall
@@ -52,8 +53,6 @@ class ModelPort:
     model: BaseChatModel
     store: ResponseStore
     budget: Budget
-    reads_labels: bool
-    """Whether the model takes the candidates' labels beside the messages, as in-process models do."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     wait: Callable[[float], Awaitable[None]] = asyncio.sleep
     """How a coroutine passes the seconds between two attempts; threads use `sleep`."""
@@ -147,8 +146,9 @@ class ModelPort:
 
     def _bound(self, call: ModelCall) -> tuple[Runnable[LanguageModelInput, AIMessage], list[BaseMessage]]:
         messages = [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
-        model = self.model.bind(labels=call.labels) if self.reads_labels and call.labels else self.model
-        return model, messages
+        if call.labels and isinstance(self.model, RankingChat):
+            return self.model.bind(labels=call.labels), messages
+        return self.model, messages
 
     def _failed(self, error: Exception, attempt: int) -> float:
         """Count a request that failed and return the seconds to wait before the next.

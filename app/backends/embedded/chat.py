@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -21,11 +20,9 @@ from pydantic import PrivateAttr
 from promptailor.app.backends.embedded.engine import MAX_NEW_TOKENS, Engine
 from promptailor.app.backends.embedded.tokenizer import MAX_LABEL
 from promptailor.app.backends.gather import Gatherer
+from promptailor.app.backends.ranking_chat import RankingChat, Readout
 from promptailor.prompts.errors import InputError
 from promptailor.prompts.llm import Message
-
-Readout = Literal["first_token", "text"]
-READOUTS: tuple[Readout, ...] = get_args(Readout)
 
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {"system": "system", "human": "user", "ai": "assistant"}
 
@@ -45,7 +42,7 @@ class _Answer:
     label_log_probs: dict[str, float]
 
 
-class EmbeddedChat(BaseChatModel):
+class EmbeddedChat(RankingChat):
     """A chat model that ranks by its first token, or writes its answer.
 
     `invoke(messages, labels=("1", "2", ...))` ranks those labels: by `readout="first_token"` the answer is the labels,
@@ -58,8 +55,7 @@ class EmbeddedChat(BaseChatModel):
     max_batch_size: int = 64
     threads: int = 1
 
-    fingerprint: str = ""
-    """Of the weights: answers of others under the same name are not this model's."""
+    readouts: ClassVar[tuple[Readout, ...]] = ("text", "first_token")
 
     _engine: Engine = PrivateAttr()
     _gatherer: Gatherer[_Call, _Answer] = PrivateAttr()

@@ -47,7 +47,7 @@ class SortingChat(BaseChatModel):
 
 
 def graph_of(model: BaseChatModel, *, training: bool = False) -> RankGraph:
-    port = ModelPort(spec="sorting:1", model=model, store=ResponseStore(), budget=Budget(), reads_labels=False)
+    port = ModelPort(spec="sorting:1", model=model, store=ResponseStore(), budget=Budget())
     policies = {"manual": manual_policy(CATALOGUE)}
     return build_rank_graph(Resources(catalogue=CATALOGUE, recommender=port, policies=policies), training=training)
 

@@ -16,7 +16,8 @@ from promptailor.prompts.patterns import load_catalogue
 
 pytest.importorskip("transformers")
 
-from promptailor.app.backends.embedded import load_embedded
+from promptailor.app.backends import resolve_model
+from promptailor.app.backends.embedded import EmbeddedChat
 from promptailor.app.backends.embedded.folder import (
     WEIGHTS_FILES,
     finish,
@@ -103,12 +104,13 @@ def test_a_damaged_manifest_is_an_error(trained: Path, tmp_path: Path) -> None:
 
 def test_options_are_checked(trained: Path) -> None:
     settings = Settings(PROMPTAILOR_HOME=trained)
-    chat = load_embedded(str(trained), settings=settings, options={"readout": "text", "max_batch_size": "8"})
+    chat = resolve_model(f"embedded:{trained}?readout=text&max_batch_size=8", settings)
+    assert isinstance(chat, EmbeddedChat)
     assert (chat.readout, chat.max_batch_size, chat.threads) == ("text", 8, 1)
-    with pytest.raises(SpecError, match="readout is first_token or text"):
-        load_embedded(str(trained), settings=settings, options={"readout": "best"})
+    with pytest.raises(SpecError, match="readout is text or first_token"):
+        resolve_model(f"embedded:{trained}?readout=best", settings)
     with pytest.raises(SpecError, match="threads is a whole number"):
-        load_embedded(str(trained), settings=settings, options={"threads": "0"})
+        resolve_model(f"embedded:{trained}?threads=0", settings)
 
 
 def test_the_weights_load_in_plain_transformers(trained: Path) -> None:

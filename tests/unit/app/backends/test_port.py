@@ -60,7 +60,6 @@ def port(model: CountingChat, budget: Budget | None = None, store: ResponseStore
         model=model,
         store=store or ResponseStore(),
         budget=budget or Budget(),
-        reads_labels=False,
         retry=RetryPolicy(attempts=3, first_wait_s=0.0),
     )
 

@@ -1,0 +1,39 @@
+"""What the port expects of a chat model that can rank: the candidates' labels beside the messages, and a readout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.messages.utils import count_tokens_approximately
+
+Readout = Literal["text", "structured", "first_token"]
+"""How a ranking is read: out of the written answer; out of an answer held to a permutation of the labels by a grammar
+or schema; or from the log-probabilities of the labels as the answer's first token."""
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+
+
+class RankingChat(BaseChatModel):
+    """A chat model that takes the labels of the candidates: `invoke(messages, labels=("1", "2", ...))`.
+
+    Without labels it writes, whatever its readout. The answer's `response_metadata` holds `readout`, the one really
+    used, and, where that is not the one asked for, the `fallback` reason; `label_log_probs` where they were read.
+    """
+
+    readout: Readout = "text"
+    fingerprint: str = ""
+    """Of the weights, where one name can come to mean others: answers of others are not this model's."""
+
+    readouts: ClassVar[tuple[Readout, ...]] = ("text",)
+    """What the back end can do."""
+
+    @property
+    def max_candidates(self) -> int | None:
+        """How many candidates the model can rank in one prompt; None where only its context bounds it."""
+        return None
+
+    def count_tokens(self, messages: Sequence[BaseMessage]) -> int:
+        """Return the input tokens of a prompt: exactly where the model has its tokenizer here, else estimated."""
+        return count_tokens_approximately(messages)
