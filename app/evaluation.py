@@ -95,7 +95,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
         seed=config.seed,
         catalogue=load_catalogue(config.catalogue),
         store=store,
-        budget=Budget.parse(config.budget, used=store.requests),
+        budget=Budget.parse(config.budget, used=store.spending),
     )
     specs = [_searched(spec, config, out, resume=resume) for spec in specs]
     cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)

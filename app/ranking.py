@@ -68,7 +68,7 @@ def rank_file(
         dataset=dataset,
         catalogue=load_catalogue(catalogue),
         store=store,
-        budget=Budget.parse(budget, used=store.requests),
+        budget=Budget.parse(budget, used=store.spending),
     )
     name = next(iter(parse_policies(policy)), "manual")
     context = Context(policy=name, seed=seed, refine=refiner is not None)

@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     """Refiner of a served graph (RPP+)."""
     policies: str | None = Field(None, validation_alias="PROMPTAILOR_POLICIES")
     """Trained policies of a served graph, as NAME=FOLDER separated by commas."""
+    prices: Path | None = Field(None, validation_alias="PROMPTAILOR_PRICES")
+    """Own prices of models, as YAML; before those that come with the package."""
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
 

@@ -40,7 +40,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
         seed=config.seed,
         catalogue=load_catalogue(config.catalogue),
         store=store,
-        budget=Budget.parse(config.budget, used=store.requests),
+        budget=Budget.parse(config.budget, used=store.spending),
     )
     split = workspace.split
     if config.users > len(split.train):

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from promptailor.app.backends import ModelSpec, resolve_model
+from promptailor.app.backends import ModelSpec
 from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.connect import connect, content_spec
 from promptailor.app.backends.port import ModelPort
-from promptailor.app.backends.store import ResponseStore
+from promptailor.app.backends.replay import REPLAY
+from promptailor.app.backends.store import STORE_FILE, ResponseStore
 from promptailor.app.encoder import SentenceEncoder
 from promptailor.app.run_folder import EMBEDDINGS, POLICY
 from promptailor.app.settings import Settings
@@ -49,16 +51,24 @@ class Workspace:
     budget: Budget = field(default_factory=Budget)
 
     @cached_property
-    def world(self) -> PlantedWorld | None:
-        """The planted world, where the data set is one."""
-        spec = ModelSpec.parse(self.model or "planted:1")
-        if self.dataset_name != PLANTED:
-            if self.model and self.dataset_name and spec.provider == PLANTED:
-                raise SpecError(f"--model {spec}: a simulated model goes with --dataset planted")
+    def answering(self) -> ModelSpec | None:
+        """The model whose answers count: of a replay the recorded one; None where no method calls an LLM."""
+        if self.model is None:
             return None
-        if spec.provider != PLANTED:
+        spec = content_spec(self.model)
+        return ModelSpec.parse(self.recommender.spec) if spec.provider == REPLAY else spec
+
+    @cached_property
+    def world(self) -> PlantedWorld | None:
+        """The planted world, where the data set is one; its model may also be served by another process."""
+        name = _world_name(self.answering) if self.answering else "1"
+        if self.dataset_name != PLANTED:
+            if name and self.answering and self.dataset_name:
+                raise SpecError(f"--model {self.answering}: a simulated model goes with --dataset planted")
+            return None
+        if name is None:
             raise SpecError("--dataset planted: needs --model planted:1 to planted:5 or planted:null")
-        return planted_world(spec.model)
+        return planted_world(name)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -108,13 +118,8 @@ class Workspace:
         return self.recommender if self.refiner == self.model else self.port(self.refiner)
 
     def port(self, spec: str) -> ModelPort:
-        """Resolve a model string and put it behind cache and budget."""
-        return ModelPort(
-            spec=str(ModelSpec.parse(spec)),
-            model=resolve_model(spec, self.settings),
-            store=self.store,
-            budget=self.budget,
-        )
+        """Put the model that a string names behind cache and budget."""
+        return connect(spec, settings=self.settings, store=self.store, budget=self.budget)
 
     def load_policy(self, run: Path) -> PromptPolicy:
         """Load the policy of a training run with the embeddings it was trained on.
@@ -123,7 +128,7 @@ class Workspace:
             CheckpointError: it was trained with another catalogue or model, or is damaged.
         """
         trained = ModelSpec.parse(read_manifest(run / POLICY).model)
-        used = ModelSpec.parse(self.model) if self.model else trained
+        used = self.answering or trained
         if (used.provider, used.model) != (trained.provider, trained.model):
             raise CheckpointError(f"{run}: was trained with --model {trained}, not {used}; pass it, or train again")
         return load_policy(
@@ -154,6 +159,12 @@ class Workspace:
         return make_cases(self.dataset, user_ids, n_candidates=n_candidates, seed=seed)
 
 
+def _world_name(spec: ModelSpec) -> str | None:
+    """Return the planted world behind `planted:NAME` or `openai:planted:NAME`."""
+    name = spec.model if spec.provider == PLANTED else spec.model.partition(f"{PLANTED}:")[2]
+    return name or None
+
+
 def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:
     """Return training requests of training or validation cases; test cases must not come here."""
     return [TrainInput.of(case.request, relevant_item_ids=[case.relevant_item_id]) for case in cases]
@@ -161,4 +172,4 @@ def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:
 
 def open_store(folder: Path) -> ResponseStore:
     """Open the response store of a run folder."""
-    return ResponseStore(folder / "responses.sqlite")
+    return ResponseStore(folder / STORE_FILE)

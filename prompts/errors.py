@@ -8,6 +8,7 @@ PromptailorError
 │   └── CheckpointError a saved policy that is damaged or was made for something else
 ├── MissingExtraError   an optional dependency is not installed; the message is the install line
 ├── BudgetExceededError the next call would pass the budget; raised before the call is made
+│   └── RunInterruptedError  the user has asked the run to stop; treated alike, so that it ends with the best so far
 └── ModelCallError      a model failed, with the true reason, after every retry
 """
 
@@ -47,6 +48,10 @@ class MissingExtraError(PromptailorError):
 
 class BudgetExceededError(PromptailorError):
     """The next call would pass the budget, so it was not made."""
+
+
+class RunInterruptedError(BudgetExceededError):
+    """The user has asked the run to stop, so the next call was not made."""
 
 
 class ModelCallError(PromptailorError):

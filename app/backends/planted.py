@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
@@ -61,6 +61,8 @@ class PlantedChat(RankingChat):
     """A LangChain chat model that answers like a recommender whose best prompts are known."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    in_process: ClassVar[bool] = True
 
     world: PlantedWorld
     seed: int = 0

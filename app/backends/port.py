@@ -1,10 +1,11 @@
-"""The port between the graph and a LangChain chat model: cache, budget, retries and the count of calls in one place."""
+"""The port between the graph and a LangChain chat model: cache, budget, pace, retries and fallbacks in one place."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,35 +15,38 @@ from dataclasses import dataclass, field
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import Runnable
 
-from promptailor.app.backends.budget import Budget
-from promptailor.app.backends.ranking_chat import RankingChat
-from promptailor.app.backends.store import ResponseStore, StoredResponse
+from promptailor.app.backends.breaker import CircuitBreaker
+from promptailor.app.backends.budget import ONE_CALL, Budget, Spending
+from promptailor.app.backends.pace import Pace
+from promptailor.app.backends.prices import Price
+from promptailor.app.backends.ranking_chat import RankingChat, ReadoutFallbackError
+from promptailor.app.backends.retry import RetryPolicy, is_rate_limit, is_refusal, retry_after_s
+from promptailor.app.backends.store import RecordedModel, ResponseStore, StoredResponse
+from promptailor.app.redact import redact
 from promptailor.prompts.errors import ModelCallError, PromptailorError
 from promptailor.prompts.llm import Completion, Message, ModelCall
+from promptailor.prompts.parse import MAX_ANSWER_LENGTH
+
+logger = logging.getLogger(__name__)
 
 _MESSAGE_CLASSES: dict[str, type[BaseMessage]] = {
     "system": SystemMessage,
     "user": HumanMessage,
     "assistant": AIMessage,
 }
-
-
 _REMEMBERED = 10_000
 """Answers whose callers may still be between a look into the store and asking."""
+_MOST_OUTPUT_TOKENS = 1_024
+"""Reserved for an answer where the model string sets no `max_tokens`."""
+_ESTIMATE_MARGIN = 1.5
+"""Reserved on top of an estimated prompt length; an estimate is of English, and titles are of any language."""
 _DONE: Future[None] = Future()
 _DONE.set_result(None)
 
-
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """When a request that failed is sent again."""
-
-    attempts: int = 3
-    """Requests per answer at most; each is reserved from the budget."""
-    first_wait_s: float = 0.5
-    """Seconds before the second attempt; doubles each time."""
+Bound = tuple[Runnable[LanguageModelInput, AIMessage], list[BaseMessage]]
 
 
 @dataclass(kw_only=True)
@@ -53,7 +57,18 @@ class ModelPort:
     model: BaseChatModel
     store: ResponseStore
     budget: Budget
+    price: Price | None = None
+    """None where nobody knows; requests then cost calls and tokens only."""
+    max_output_tokens: int = _MOST_OUTPUT_TOKENS
+    timeout_s: float | None = None
+    """Seconds a coroutine waits for one request; threads rely on the client's own limit."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    pace: Pace = field(default_factory=Pace)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    recorded: tuple[ResponseStore, ...] = ()
+    """Answers of earlier runs, looked up where the run's own store has none."""
+    fallback: ModelPort | None = None
+    """Asked where this model has failed for good."""
     wait: Callable[[float], Awaitable[None]] = asyncio.sleep
     """How a coroutine passes the seconds between two attempts; threads use `sleep`."""
     sleep: Callable[[float], None] = time.sleep
@@ -63,40 +78,87 @@ class ModelPort:
         self._lock = threading.Lock()
         self._asking: dict[str, Future[None]] = {}
         self._bought: dict[str, None] = {}
+        self._recorded = False
+        self.cache_hits = 0
+        """Answers that cost nothing now, because they had been paid for before."""
 
     @property
     def max_candidates(self) -> int | None:
         """How many candidates the model can rank in one prompt: what it says itself, None where it says nothing."""
         return getattr(self.model, "max_candidates", None)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, where the model knows them."""
+        return getattr(self.model, "fingerprint", "")
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model runs here, so that asking again would give the same."""
+        return isinstance(self.model, RankingChat) and self.model.in_process
+
     def complete(self, call: ModelCall) -> Completion:
         """Answer from the store, or ask the model and store the answer before returning it."""
+        try:
+            return self._complete(call)
+        except ModelCallError as error:
+            if self.fallback is None:
+                raise
+            logger.warning("%s; asking %s instead", error, self.fallback.spec)
+            return self.fallback.complete(call)
+
+    async def acomplete(self, call: ModelCall) -> Completion:
+        """Do what `complete` does without holding up the event loop."""
+        try:
+            return await self._acomplete(call)
+        except ModelCallError as error:
+            if self.fallback is None:
+                raise
+            logger.warning("%s; asking %s instead", error, self.fallback.spec)
+            return await self.fallback.acomplete(call)
+
+    def count_tokens(self, call: ModelCall) -> int:
+        """Return the input tokens of a call: exact where the model has its tokenizer here, else estimated."""
+        return self._count_tokens(_messages(call))
+
+    def _complete(self, call: ModelCall) -> Completion:
         key = self._key(call)
-        while (stored := self.store.get(key)) is None:
+        while (stored := self._find(key)) is None:
             if asking := self._join(key):
                 asking.result()
                 continue
             with self._leave(key):
-                stored = self._ask(call)
-                self.store.put(key, stored)
+                stored, spent = self._ask(call)
+                self._keep(key, stored, spent)
             return _completion(stored, cached=False)
+        self.cache_hits += 1
         return _completion(stored, cached=True)
 
-    async def acomplete(self, call: ModelCall) -> Completion:
-        """Do what `complete` does without holding up the event loop."""
+    async def _acomplete(self, call: ModelCall) -> Completion:
         key = self._key(call)
-        while (stored := await asyncio.to_thread(self.store.get, key)) is None:
+        while (stored := await asyncio.to_thread(self._find, key)) is None:
             if asking := self._join(key):
                 await asyncio.wrap_future(asking)
                 continue
             with self._leave(key):
-                stored = await self._aask(call)
-                await asyncio.to_thread(self.store.put, key, stored)
+                stored, spent = await self._aask(call)
+                await asyncio.to_thread(self._keep, key, stored, spent)
             return _completion(stored, cached=False)
+        self.cache_hits += 1
         return _completion(stored, cached=True)
 
     def _key(self, call: ModelCall) -> str:
-        return cache_key(self.spec, call, fingerprint=getattr(self.model, "fingerprint", ""))
+        return cache_key(self.spec, call, fingerprint=self.fingerprint)
+
+    def _find(self, key: str) -> StoredResponse | None:
+        return next((found for store in (self.store, *self.recorded) if (found := store.get(key))), None)
+
+    def _keep(self, key: str, stored: StoredResponse, spent: Spending) -> None:
+        if not self._recorded:
+            model = RecordedModel(spec=self.spec, fingerprint=self.fingerprint, max_candidates=self.max_candidates)
+            self.store.add_model(model)
+            self._recorded = True
+        self.store.put(key, stored, spent)
 
     def _join(self, key: str) -> Future[None] | None:
         """Return what is done when the caller now asking for this answer is, or None: then the caller is the one."""
@@ -124,45 +186,124 @@ class ModelPort:
                         self._bought.pop(next(iter(self._bought)))
             asked.set_result(None)
 
-    def _ask(self, call: ModelCall) -> StoredResponse:
-        model, messages = self._bound(call)
-        for attempt in range(1, self.retry.attempts + 1):
-            self.budget.reserve()
-            try:
-                return _stored(model.invoke(messages), self.spec, attempt)
-            except Exception as error:  # a vendor's client may raise anything; every kind is retried, then told
-                self.sleep(self._failed(error, attempt))
-        raise AssertionError("the loop returns or raises")
+    def _ask(self, call: ModelCall) -> tuple[StoredResponse, Spending]:
+        attempts = _Attempts(self, call)
+        while True:
+            with self.pace.slot():
+                attempts.start()
+                try:
+                    answer = attempts.model.invoke(attempts.messages)
+                except Exception as error:  # a vendor's client may raise anything; every kind is judged in one place
+                    wait_s = attempts.failed(error)
+                else:
+                    if paid := attempts.accepted(answer):
+                        return paid
+                    continue
+            self.sleep(wait_s)
 
-    async def _aask(self, call: ModelCall) -> StoredResponse:
-        model, messages = self._bound(call)
-        for attempt in range(1, self.retry.attempts + 1):
-            self.budget.reserve()
-            try:
-                return _stored(await model.ainvoke(messages), self.spec, attempt)
-            except Exception as error:  # as in `_ask`
-                await self.wait(self._failed(error, attempt))
-        raise AssertionError("the loop returns or raises")
+    async def _aask(self, call: ModelCall) -> tuple[StoredResponse, Spending]:
+        attempts = _Attempts(self, call)
+        while True:
+            async with self.pace.aslot():
+                attempts.start()
+                try:
+                    answer = await asyncio.wait_for(attempts.model.ainvoke(attempts.messages), self.timeout_s)
+                except Exception as error:  # as in `_ask`
+                    wait_s = attempts.failed(error)
+                else:
+                    if paid := attempts.accepted(answer):
+                        return paid
+                    continue
+            await self.wait(wait_s)
 
-    def _bound(self, call: ModelCall) -> tuple[Runnable[LanguageModelInput, AIMessage], list[BaseMessage]]:
-        messages = [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
+    def _bound(self, call: ModelCall) -> Bound:
         if call.labels and isinstance(self.model, RankingChat):
-            return self.model.bind(labels=call.labels), messages
-        return self.model, messages
+            return self.model.bind(labels=call.labels), _messages(call)
+        return self.model, _messages(call)
 
-    def _failed(self, error: Exception, attempt: int) -> float:
+    def _count_tokens(self, messages: list[BaseMessage]) -> int:
+        if isinstance(self.model, RankingChat):
+            return self.model.count_tokens(messages)
+        return count_tokens_approximately(messages)
+
+    def _most(self, messages: list[BaseMessage]) -> Spending:
+        """Return what a request can cost at most."""
+        if not self.budget.counts_tokens:
+            return ONE_CALL
+        n_input = self._count_tokens(messages)
+        if not self.in_process:
+            n_input = int(n_input * _ESTIMATE_MARGIN)
+        return self._spending(n_input, self.max_output_tokens)
+
+    def _spending(self, n_input: int, n_output: int) -> Spending:
+        usd = self.price.usd(n_input, n_output) if self.price else 0.0
+        return Spending(calls=1, tokens=n_input + n_output, usd=usd)
+
+
+class _Attempts:
+    """The requests of one answer, one after another: what each costs, and whether another one follows."""
+
+    def __init__(self, port: ModelPort, call: ModelCall) -> None:
+        self.model, self.messages = port._bound(call)
+        self._port = port
+        self._most = port._most(self.messages)
+        self._n_requests = 0
+
+    def start(self) -> None:
+        """Reserve the next request; raises where the budget or the circuit breaker lets none out."""
+        self._port.breaker.check(self._port.spec)
+        self._port.budget.reserve(self._most)
+        self._n_requests += 1
+
+    def accepted(self, answer: BaseMessage) -> tuple[StoredResponse, Spending] | None:
+        """Return an answer and the cost of its request; None where it is malformed and another one should be asked."""
+        port = self._port
+        usage = answer.usage_metadata if isinstance(answer, AIMessage) else None
+        n_input, n_output = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
+        spent = port._spending(n_input, n_output)
+        port.budget.settle(self._most, spent)
+        fault = None if port.in_process else _fault(answer)
+        if fault and self._n_requests < port.retry.malformed_attempts:
+            logger.info("%s: request %d brought %s; asking again", port.spec, self._n_requests, fault)
+            port.store.spend(spent)
+            return None
+        port.breaker.succeeded()
+        stored = StoredResponse(
+            text=answer.text[:MAX_ANSWER_LENGTH],
+            model=str(answer.response_metadata.get("model_name", port.spec)),
+            input_tokens=n_input,
+            output_tokens=n_output,
+            requests=self._n_requests,
+        )
+        return stored, spent
+
+    def failed(self, error: Exception) -> float:
         """Count a request that failed and return the seconds to wait before the next.
 
         Raises:
-            ModelCallError: this was the last attempt.
+            ModelCallError: no further request would help.
         """
+        port, n = self._port, self._n_requests
+        port.budget.settle(self._most, ONE_CALL)
         if isinstance(error, PromptailorError):  # our own models' one-line errors; asking again would not help
             raise error
-        self.store.count_failure()
-        if attempt == self.retry.attempts:
-            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-            raise ModelCallError(f"{self.spec} failed {attempt} times; the last time: {reason}") from error
-        return self.retry.first_wait_s * 2.0 ** (attempt - 1)
+        port.store.spend(ONE_CALL)
+        reason = redact(f"{type(error).__name__}: {error}".replace("\n", " "))
+        if isinstance(error, ReadoutFallbackError):
+            logger.warning("%s: %s", port.spec, error)
+            return 0.0
+        if is_refusal(error):
+            raise ModelCallError(f"{port.spec} refused the request: {reason}") from error
+        if is_rate_limit(error):
+            port.pace.pause(retry_after_s(error) or 0.0)
+        else:
+            port.breaker.failed(reason)
+        if port.in_process or n >= port.retry.attempts:
+            times = "once" if n == 1 else f"{n} times"
+            raise ModelCallError(f"{port.spec} failed {times}; the last time: {reason}") from error
+        wait_s = port.retry.wait_s(n, error)
+        logger.info("%s: request %d failed (%s); the next in %.1f s", port.spec, n, reason, wait_s)
+        return wait_s
 
 
 def cache_key(spec: str, call: ModelCall, *, fingerprint: str = "") -> str:
@@ -181,15 +322,19 @@ def _pair(message: Message) -> tuple[str, str]:
     return message.role, message.content
 
 
-def _stored(answer: AIMessage, spec: str, requests: int) -> StoredResponse:
-    usage = answer.usage_metadata
-    return StoredResponse(
-        text=answer.text,
-        model=str(answer.response_metadata.get("model_name", spec)),
-        input_tokens=usage["input_tokens"] if usage else 0,
-        output_tokens=usage["output_tokens"] if usage else 0,
-        requests=requests,
-    )
+def _messages(call: ModelCall) -> list[BaseMessage]:
+    return [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
+
+
+def _fault(answer: BaseMessage) -> str | None:
+    """Say what is wrong with an answer before its text is read; None where nothing is."""
+    if not isinstance(answer, AIMessage):
+        return f"a message of a {answer.type}"
+    if not answer.text.strip():
+        return "no text"
+    if len(answer.text) > MAX_ANSWER_LENGTH:
+        return f"{len(answer.text):,} characters"
+    return None
 
 
 def _completion(stored: StoredResponse, *, cached: bool) -> Completion:

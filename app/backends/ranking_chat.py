@@ -15,6 +15,13 @@ or schema; or from the log-probabilities of the labels as the answer's first tok
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 
 
+class ReadoutFallbackError(Exception):
+    """The request was answered, but not in a way the readout can be read from; the model reads otherwise from now on.
+
+    The port counts the request and sends another one at once.
+    """
+
+
 class RankingChat(BaseChatModel):
     """A chat model that takes the labels of the candidates: `invoke(messages, labels=("1", "2", ...))`.
 
@@ -28,6 +35,8 @@ class RankingChat(BaseChatModel):
 
     readouts: ClassVar[tuple[Readout, ...]] = ("text",)
     """What the back end can do."""
+    in_process: ClassVar[bool] = False
+    """Whether the model runs here: then the same request fails or answers the same way again, and costs no money."""
 
     @property
     def max_candidates(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,6 +11,9 @@ from urllib.parse import parse_qsl, quote
 from promptailor.prompts.errors import SpecError
 
 Choice = TypeVar("Choice", bound=str)
+
+_SECRET_OPTION = re.compile(r"(^|_)(key|secret|password|token)$")
+_CREDENTIALS = re.compile(r"://[^/]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +26,16 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        """Split `provider:model?options`; a text without a provider is a `SpecError`."""
+        """Split `provider:model?options`; a `SpecError` where there is no provider, or a key among the options."""
         name, _, query = text.partition("?")
         provider, colon, model = name.partition(":")
         if not (colon and provider and model):
             raise SpecError(f"--model {text!r}: write provider:model, such as embedded:ml-100k or openai:gpt-4o-mini")
-        return cls(provider=provider, model=model, options=dict(parse_qsl(query, keep_blank_values=True)))
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        for option, value in options.items():  # model strings stand in manifests, reports and traces
+            if _SECRET_OPTION.search(option) or _CREDENTIALS.search(value):
+                raise SpecError(f"--model {provider}:{model}: {option} holds a key; put keys into the environment")
+        return cls(provider=provider, model=model, options=options)
 
     def __str__(self) -> str:
         """Write the string that parses back to this spec, options sorted."""

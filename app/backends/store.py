@@ -1,7 +1,7 @@
-"""What was paid for, kept in one SQLite file: model answers by content, embeddings by text, and the count of requests.
+"""What was paid for, kept in one SQLite file: model answers by content, embeddings by text, and what all of it cost.
 
 An answer and its cost are written in one transaction before anybody uses them, so a killed run pays nothing twice and
-a resumed one counts what it had already spent.
+a resumed one counts what it had already spent. The file also says which models answered, so that it can be replayed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptailor.app.backends.budget import ONE_CALL, Spending
 from promptailor.prompts.errors import InputError
+
+STORE_FILE = "responses.sqlite"
+"""Name of a run's store in its folder."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -21,10 +25,24 @@ CREATE TABLE IF NOT EXISTS responses (
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, requests INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY CHECK (id = 0), requests INTEGER NOT NULL);
-INSERT OR IGNORE INTO ledger VALUES (0, 0);
+CREATE TABLE IF NOT EXISTS spending (
+    id INTEGER PRIMARY KEY CHECK (id = 0), calls INTEGER NOT NULL, tokens INTEGER NOT NULL, usd REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS models (
+    spec TEXT NOT NULL, fingerprint TEXT NOT NULL, max_candidates INTEGER, PRIMARY KEY (spec, fingerprint)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO spending VALUES (0, 0, 0, 0);
 """
-_COUNT = "UPDATE ledger SET requests = requests + 1"
+_SPEND = "UPDATE spending SET calls = calls + ?, tokens = tokens + ?, usd = usd + ?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedModel:
+    """A model that answered into a store; with `spec` and `fingerprint` its answers are found again."""
+
+    spec: str
+    fingerprint: str
+    max_candidates: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +60,9 @@ class StoredResponse:
 class ResponseStore:
     """Answers, embeddings and the request count of one run, or of everybody who shares the file."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
         """Name a store; the file is opened, or made, when it is first used. None keeps it in memory."""
-        self.path = path
+        self.path, self.read_only = path, read_only
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
@@ -58,7 +76,7 @@ class ResponseStore:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = _connect(self.path)
+                    self._connection = _open(self.path) if self.read_only else _connect(self.path)
                 with self._connection:
                     yield self._connection
             except (sqlite3.Error, OSError) as error:
@@ -82,10 +100,10 @@ class ResponseStore:
             text=text, model=model, input_tokens=input_tokens, output_tokens=output_tokens, requests=requests
         )
 
-    def put(self, key: str, response: StoredResponse) -> None:
-        """Record an answer and the request that brought it, in one transaction: a kill loses both or neither."""
+    def put(self, key: str, response: StoredResponse, spent: Spending = ONE_CALL) -> None:
+        """Record an answer and what its last request cost, in one transaction: a kill loses both or neither."""
         with self._db() as db:
-            db.execute(_COUNT)
+            db.execute(_SPEND, (spent.calls, spent.tokens, spent.usd))
             db.execute(
                 "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -98,18 +116,37 @@ class ResponseStore:
                 ),
             )
 
-    def count_failure(self) -> None:
-        """Record a request that failed."""
+    def spend(self, spent: Spending) -> None:
+        """Record the cost of a request that brought no answer."""
         with self._db() as db:
-            db.execute(_COUNT)
+            db.execute(_SPEND, (spent.calls, spent.tokens, spent.usd))
+
+    @property
+    def spending(self) -> Spending:
+        """The cost of all requests so far, over every part of a run; those in flight when it was killed are not in."""
+        if self._connection is None and (self.path is None or not self.path.exists()):
+            return Spending()
+        with self._db() as db:
+            calls, tokens, usd = db.execute("SELECT calls, tokens, usd FROM spending").fetchone()
+        return Spending(calls=calls, tokens=tokens, usd=usd)
 
     @property
     def requests(self) -> int:
-        """Requests answered or failed so far, over every part of a run; those in flight when it was killed are not."""
-        if self._connection is None and (self.path is None or not self.path.exists()):
-            return 0
+        """Requests answered or failed so far."""
+        return self.spending.calls
+
+    def add_model(self, model: RecordedModel) -> None:
+        """Record that a model's answers are here."""
         with self._db() as db:
-            return int(db.execute("SELECT requests FROM ledger").fetchone()[0])
+            db.execute(
+                "INSERT OR IGNORE INTO models VALUES (?, ?, ?)", (model.spec, model.fingerprint, model.max_candidates)
+            )
+
+    def models(self) -> list[RecordedModel]:
+        """Return the models whose answers are here."""
+        with self._db() as db:
+            rows = db.execute("SELECT spec, fingerprint, max_candidates FROM models ORDER BY spec").fetchall()
+        return [RecordedModel(spec=spec, fingerprint=mark, max_candidates=most) for spec, mark, most in rows]
 
     def get_embedding(self, key: str) -> bytes | None:
         """Return a recorded embedding, float32 little-endian."""
@@ -134,6 +171,11 @@ class ResponseStore:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    assert path is not None, "memory cannot be opened to be read only"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
