@@ -152,6 +152,22 @@ def rank(
     _print(result, json_output)
 
 
+@app.command("serve-model")
+def serve_model(
+    model: Annotated[str, typer.Argument(help="Model, as provider:model?options.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8001,
+    latency_ms: Annotated[float, typer.Option("--latency-ms", min=0.0, help="Hold every answer back.")] = 0.0,
+    api_key_env: Annotated[
+        str | None, typer.Option("--api-key-env", help="Variable that holds the key clients must send.")
+    ] = None,
+) -> None:
+    """Serve a model as an OpenAI-compatible server."""
+    from promptailor.app.model_server import serve_model
+
+    serve_model(model, host=host, port=port, latency_ms=latency_ms, api_key_env=api_key_env, ready=typer.echo)
+
+
 @app.command()
 def doctor(json_output: JsonOption = False) -> None:
     """Say which back ends, data sets and extras work here, and what to install for the rest."""

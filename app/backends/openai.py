@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr, SecretStr
@@ -25,7 +24,7 @@ from promptailor.app.backends.openai_readouts import (
     request_options,
     structured_ranking,
 )
-from promptailor.app.backends.ranking_chat import RankingChat, Readout
+from promptailor.app.backends.ranking_chat import RankingChat, Readout, ReadoutFallbackError
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
 from promptailor.prompts.errors import SpecError
@@ -58,25 +57,26 @@ class _Server:
             readout = _NEXT[readout]
         return readout
 
-    def give_up(self, readout: Readout, reason: str, model: str) -> None:
-        """Remember that the server cannot do a readout, and say so once."""
+    def give_up(self, readout: Readout, reason: str, model: str) -> ReadoutFallbackError:
+        """Remember that the server cannot do a readout, say so once, and return what to raise."""
         with self._lock:
-            if readout in self.failed:  # by another thread
-                return
-            self.failed[readout] = reason
-        logger.warning("openai:%s: %s; rankings are read by %s instead", model, reason, _NEXT[readout])
+            known = readout in self.failed  # from a request that was sent at the same time
+            self.failed.setdefault(readout, reason)
+        if not known:
+            logger.warning("openai:%s: %s; rankings are read by %s instead", model, reason, _NEXT[readout])
+        return ReadoutFallbackError(f"{reason}; readout {_NEXT[readout]} from now on")
 
 
 class OpenAIChat(ChatOpenAI, RankingChat):
     """LangChain's OpenAI client, which also ranks: `invoke(messages, labels=("1", "2", ...))`.
 
-    Where a server cannot do what the readout needs, the answer comes by the next one (`first_token`, `structured`,
-    `text`) within the same call, and the server is not asked for the former again. Then `response_metadata` holds the
-    `fallback` reason, and `requests`, how many were sent for this answer where that is more than one. After
-    `first_token` it holds `label_log_probs` and `labels_seen`, how many labels were among the top tokens; the other
-    labels follow in their order.
+    Where a server cannot do what the readout needs, the first call raises, and later ones are answered by the next
+    readout (`first_token`, `structured`, `text`), with the reason in `response_metadata["fallback"]`. After
+    `first_token`, `response_metadata` holds `label_log_probs` and `labels_seen`, how many labels were among the top
+    tokens; the other labels follow in their order.
 
     Raises:
+        ReadoutFallbackError: the server cannot do what the readout needs; ask again.
         openai.OpenAIError: the server refused or failed.
         ValueError: what the server answered is no chat completion.
     """
@@ -101,15 +101,14 @@ class OpenAIChat(ChatOpenAI, RankingChat):
         labels: Sequence[str] = (),
         **kwargs: Any,
     ) -> ChatResult:
-        answer = _Answer(self, self._server, labels)
-        while True:
-            try:
-                result = super()._generate(messages, stop, run_manager, **{**kwargs, **answer.request()})
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                answer.refused(error)
-            else:
-                if finished := answer.read(result):
-                    return finished
+        readout = self._server.best(self.readout) if labels else "text"
+        options = {**kwargs, **request_options(readout, labels)}
+        try:
+            result = super()._generate(messages, stop, run_manager, **options)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            self._check_refusal(error, readout)
+            raise
+        return self._read(result, readout, labels)
 
     async def _agenerate(
         self,
@@ -120,83 +119,51 @@ class OpenAIChat(ChatOpenAI, RankingChat):
         labels: Sequence[str] = (),
         **kwargs: Any,
     ) -> ChatResult:
-        answer = _Answer(self, self._server, labels)
-        while True:
-            try:
-                result = await super()._agenerate(messages, stop, run_manager, **{**kwargs, **answer.request()})
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                answer.refused(error)
-            else:
-                if finished := answer.read(result):
-                    return finished
+        readout = self._server.best(self.readout) if labels else "text"
+        options = {**kwargs, **request_options(readout, labels)}
+        try:
+            result = await super()._agenerate(messages, stop, run_manager, **options)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            self._check_refusal(error, readout)
+            raise
+        return self._read(result, readout, labels)
 
+    def _check_refusal(self, error: openai.APIStatusError, readout: Readout) -> None:
+        """Give the readout up where it, and not the prompt, is what the server refuses."""
+        named = any(word in error.message.lower() for word in _WORDS.get(readout, ()))
+        if named and readout not in self._server.proven:
+            raise self._server.give_up(readout, f"the server refuses what {readout} needs", self.model_name) from error
 
-class _Answer:
-    """One answer in the making: the readout it is tried by, and what was spent on it so far."""
-
-    def __init__(self, chat: OpenAIChat, server: _Server, labels: Sequence[str]) -> None:
-        self._chat, self._server, self._labels = chat, server, tuple(labels)
-        self._readout: Readout = "text"
-        self._requests = 0
-        self._usage: UsageMetadata | None = None
-
-    def request(self) -> dict[str, Any]:
-        """Count a request and return its options."""
-        self._readout = self._server.best(self._chat.readout) if self._labels else "text"
-        self._requests += 1
-        return request_options(self._readout, self._labels)
-
-    def refused(self, error: openai.APIStatusError) -> None:
-        """Give the readout up where it is what the server refuses, else raise the error."""
-        words = _WORDS.get(self._readout, ())
-        if self._readout in self._server.proven or not any(word in error.message.lower() for word in words):
-            raise error
-        self._give_up(f"the server refuses what {self._readout} needs")
-
-    def read(self, result: ChatResult) -> ChatResult | None:
-        """Return the finished answer, or None where the readout has just been given up.
-
-        Raises:
-            ValueError: the answer is no assistant's, or without what the server has sent before.
-        """
+    def _read(self, result: ChatResult, readout: Readout, labels: Sequence[str]) -> ChatResult:
+        """Write the ranking into the answer, one label per line, and what is known of it into its metadata."""
         generation = result.generations[0] if result.generations else None
         if generation is None or not isinstance(generation.message, AIMessage):
             raise ValueError("the server's answer holds no assistant message")
         message, info = generation.message, dict(generation.generation_info or {})
-        self._usage = add_usage(self._usage, message.usage_metadata) if self._usage else message.usage_metadata
-        log_probs = label_log_probs(info.pop("logprobs", None), self._labels)
-        text, told, shortfall = str(message.text), dict[str, Any](), list(self._server.failed.values())
-        if self._readout == "first_token":
+        log_probs = label_log_probs(info.pop("logprobs", None), labels)  # 20 tokens each, which nobody else reads
+        told: dict[str, Any] = {"readout": readout}
+        ranking: list[str] | None = None
+        if readout == "first_token":
             if log_probs is None:
-                if self._readout in self._server.proven:
+                if readout in self._server.proven:
                     raise ValueError("the server has sent no log-probabilities this time")
-                self._give_up("the server sends no log-probabilities")
-                return None
-            told = {"label_log_probs": log_probs, "labels_seen": len(log_probs)}
-            if log_probs:  # without any, the token stays as it is, for the parser to report
-                text = "\n".join(ranking_by(log_probs, self._labels))
-        elif self._readout == "structured":
-            if ranking := structured_ranking(text):
-                text = "\n".join(ranking)
-            else:  # the server ignores the schema, or has cut the answer
-                self._readout = "text"
-                shortfall.append("the answer does not follow the schema")
-        told["readout"] = self._readout
-        if self._labels and shortfall:
-            told["fallback"] = "; ".join(shortfall)
-        if self._requests > 1:
-            told["requests"] = self._requests
-        self._server.proven.add(self._readout)
-        changes = {
-            "content": text,
-            "usage_metadata": self._usage,
-            "response_metadata": message.response_metadata | told,
-        }
-        finished = ChatGeneration(message=message.model_copy(update=changes), generation_info=info)
-        return ChatResult(generations=[finished], llm_output=result.llm_output)
-
-    def _give_up(self, reason: str) -> None:
-        self._server.give_up(self._readout, reason, self._chat.model_name)
+                raise self._server.give_up(readout, "the server sends no log-probabilities", self.model_name)
+            told |= {"label_log_probs": log_probs, "labels_seen": len(log_probs)}
+            ranking = ranking_by(log_probs, labels) if log_probs else None  # else the token, for the parser to report
+        elif readout == "structured":
+            ranking = structured_ranking(message.text)
+            told["readout"] = "structured" if ranking else "text"
+        reasons = [*self._server.failed.values()] if labels else []
+        if told["readout"] != readout:
+            reasons.append("the answer does not follow the schema")
+        if reasons:
+            told["fallback"] = "; ".join(reasons)
+        self._server.proven.add(told["readout"])
+        changes: dict[str, Any] = {"response_metadata": message.response_metadata | told}
+        if ranking:
+            changes["content"] = "\n".join(ranking)
+        answer = ChatGeneration(message=message.model_copy(update=changes), generation_info=info)
+        return ChatResult(generations=[answer], llm_output=result.llm_output)
 
 
 def load(spec: ModelSpec, settings: Settings) -> OpenAIChat:
