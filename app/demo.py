@@ -12,6 +12,7 @@ from promptailor.app.evaluation import EvaluateConfig, Evaluation, run_evaluatio
 from promptailor.app.job import TrainConfig
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
+from promptailor.prompts.errors import RunInterruptedError
 
 DATASET = "ml-100k"
 MODEL = "embedded:ml-100k"
@@ -32,7 +33,10 @@ def run_demo(out: Path, *, seed: int, resume: bool) -> Evaluation:
     folders = {name: out / name for name in LEARNED}
     for name, folder in folders.items():
         config = TrainConfig(policy=name, dataset=DATASET, model=MODEL, users=USERS, seed=seed, calls=CALLS)
-        console.print(run_training_job(config, folder, resume=resume or folder.exists()))
+        summary = run_training_job(config, folder, resume=resume or folder.exists())
+        console.print(summary)
+        if summary.stopped == "interrupted":
+            raise RunInterruptedError(f"stopped while learning {name}; the same command goes on")
     console.print(f"trained in {time.perf_counter() - started:.0f} s; evaluating")
     methods = ["identity", "random", "popularity", "manual"]
     methods += [f"{name}={folders[name]}" for name in ("enumeration", "random-search", "bandit", "rpp", "rpp+")]

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.budget import Budget, Spending
+from promptailor.app.backends.store import ResponseStore
 from promptailor.app.commit import current_commit
 from promptailor.app.headroom import measure_headroom
+from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.job import TrainConfig
 from promptailor.app.methods import PER_USER, SEARCHES, MethodSpec, build_methods, calls_model, parse_methods
 from promptailor.app.progress import progress_bar
@@ -25,7 +27,7 @@ from promptailor.evals.baselines.registry import null_controls
 from promptailor.evals.controls import SHUFFLED
 from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve
 from promptailor.evals.runner import evaluate
-from promptailor.prompts.errors import InputError
+from promptailor.prompts.errors import InputError, RunInterruptedError
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, load_catalogue
 
 _REPORTED_PACKAGES = ("promptailor", "langgraph", "langchain-core", "torch", "transformers", "numpy", "scipy")
@@ -55,6 +57,10 @@ class Evaluation(BaseModel):
 
     folder: Path
     complete: bool
+    spent: Spending
+    """On requests of every part of a resumed run; each method's own cost is in the report."""
+    cache_hits: int
+    """Answers of this process that had been paid for before."""
     report: EvalReport
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -76,6 +82,7 @@ class Evaluation(BaseModel):
         yield from self.report.verdicts
         if self.report.incomplete:
             yield f"incomplete: {self.report.incomplete}"
+        yield f"spent: {self.spent}; {self.cache_hits:,} answers from the store"
         yield f"report: {self.folder / 'report.html'}"
 
 
@@ -84,9 +91,16 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
 
     Raises:
         InputError: unknown names, users that were trained on, a folder that holds another run.
+        RunInterruptedError: the user stopped it before there was anything to report.
     """
-    specs = parse_methods(config.methods)
     store = open_store(out)
+    budget = Budget.parse(config.budget, used=store.spending)
+    with stop_on_interrupt(budget):
+        return _evaluate(config, out, store, budget, resume=resume)
+
+
+def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: Budget, *, resume: bool) -> Evaluation:
+    specs = parse_methods(config.methods)
     workspace = Workspace(
         settings=Settings(),
         dataset_name=config.dataset,
@@ -95,7 +109,7 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
         seed=config.seed,
         catalogue=load_catalogue(config.catalogue),
         store=store,
-        budget=Budget.parse(config.budget, used=store.spending),
+        budget=budget,
     )
     specs = [_searched(spec, config, out, resume=resume) for spec in specs]
     cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
@@ -125,7 +139,13 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
             progress=_Advance(advance),
             resume=resume,
         )
-    return Evaluation(folder=out, complete=report.incomplete is None, report=report)
+    return Evaluation(
+        folder=out,
+        complete=report.incomplete is None,
+        spent=store.spending,
+        cache_hits=store.hits,
+        report=report,
+    )
 
 
 class _Advance:
@@ -174,7 +194,8 @@ def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, *, resume: bo
         calls=config.search_calls,
         catalogue=config.catalogue,
     )
-    run_training_job(train, folder, resume=resume or folder.exists())
+    if run_training_job(train, folder, resume=resume or folder.exists()).stopped == "interrupted":
+        raise RunInterruptedError(f"stopped while searching {spec.label}; go on with --resume")
     return MethodSpec(name=spec.name, label=spec.label, folder=folder, serving=spec.serving)
 
 

@@ -15,10 +15,10 @@ from promptailor.graph.context import Context
 from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest
+from promptailor.policies.manual import Stopped
 
 Preset = Literal["default", "on-policy", "paper"]
 """The default learns from all calls so far; `on-policy` is A2C with the usual remedies; `paper` is RPP as published."""
-Stopped = Literal["finished", "budget", "early"]
 
 
 class TrainConfig(BaseModel):
@@ -58,13 +58,23 @@ class TrainSummary(BaseModel):
     user_steps: int
     llm_requests: int
     """Requests really sent, by every part of a resumed run; repeated prompts come from the response store."""
+    cache_hits: int
+    """Answers of this process that had been paid for before, by this run or by a recorded one."""
+    tokens: int
+    """Input and output tokens of those requests, as the model counts them."""
+    usd: float
+    """What they cost, by the table of prices."""
     encoder_calls: int
     """Texts that went through the sentence encoder in this process; a replay has none."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Say it in two lines."""
         reward = "" if self.validation_reward is None else f", validation NDCG {self.validation_reward:.3f}"
-        cost = f"{self.user_steps:,} user-steps, {self.llm_requests:,} requests"
+        money = f", ${self.usd:,.2f}" if self.usd else ""
+        cost = (
+            f"{self.user_steps:,} user-steps, {self.llm_requests:,} requests ({self.cache_hits:,} answers from the "
+            f"store), {self.tokens:,} tokens{money}"
+        )
         yield f"{self.policy}: {self.stopped} after {cost}{reward}"
         yield f"saved in {self.folder}; serves with {self.n_steps} step(s)"
 
@@ -118,6 +128,7 @@ class Job:
 
     def finish(self, stopped: Stopped, n_steps: int, reward: float | None, user_steps: int) -> TrainSummary:
         """Say what was done."""
+        spent = self.workspace.store.spending
         return TrainSummary(
             folder=self.folder.path,
             policy=self.config.policy,
@@ -125,6 +136,9 @@ class Job:
             n_steps=n_steps,
             validation_reward=reward,
             user_steps=user_steps,
-            llm_requests=self.workspace.store.requests,
+            llm_requests=spent.calls,
+            cache_hits=self.workspace.store.hits,
+            tokens=spent.tokens,
+            usd=spent.usd,
             encoder_calls=self.workspace.encoder.calls,
         )

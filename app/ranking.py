@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import ResponseStore
+from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.serving import parse_policies, serving_graph
 from promptailor.app.settings import Settings
 from promptailor.graph.context import Context
@@ -60,6 +61,7 @@ def rank_file(
         InputError: a line is no request; the message names the line and the field.
     """
     store = ResponseStore(output.with_name(output.name + ".answers.sqlite"))
+    cap = Budget.parse(budget, used=store.spending)
     graph = serving_graph(
         Settings(),
         model=model,
@@ -68,14 +70,14 @@ def rank_file(
         dataset=dataset,
         catalogue=load_catalogue(catalogue),
         store=store,
-        budget=Budget.parse(budget, used=store.spending),
+        budget=cap,
     )
     name = next(iter(parse_policies(policy)), "manual")
     context = Context(policy=name, seed=seed, refine=refiner is not None)
     summary = RankSummary(output=output, requests=0, llm_calls=0, invalid=0)
     partial = output.with_name(output.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with stop_on_interrupt(cap), partial.open("w", encoding="utf-8") as file:
             for requests in _chunks(read_requests(input_file)):
                 for result in run_batch(graph, requests, context, n_steps=MAX_STEPS):
                     answer = RankOutput.model_validate(result)

@@ -12,8 +12,9 @@ from typing import Any
 from promptailor.evals.records import write_text
 from promptailor.graph.train import Update
 from promptailor.policies.base import PromptPolicy
-from promptailor.policies.checkpoint import PolicyManifest, SavablePolicy, save_policy
+from promptailor.policies.checkpoint import MANIFEST, PolicyManifest, SavablePolicy, read_manifest, save_policy
 from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.manual import Stopped
 from promptailor.prompts.errors import InputError
 
 CONFIG = "config.json"
@@ -78,6 +79,11 @@ class TrainingFolder:
         if isinstance(policy, SavablePolicy) and policy.reads_embeddings:
             embeddings().save(self.path / EMBEDDINGS)
         save_policy(self.path / POLICY, policy, manifest)
+
+    def mark(self, stopped: Stopped) -> None:
+        """Say in the saved policy's manifest how the run ended, where that was decided after it was saved."""
+        manifest = read_manifest(self.path / POLICY).model_copy(update={"stopped": stopped})
+        write_text(self.path / POLICY / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

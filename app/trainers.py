@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from promptailor.app.job import Job, Preset, Stopped, TrainSummary
+from promptailor.app.job import Job, Preset, TrainSummary
 from promptailor.graph.build import RankGraph
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
@@ -16,6 +16,7 @@ from promptailor.policies.bandit import FactoredBandit
 from promptailor.policies.base import OneShotPolicy, PromptPolicy
 from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
+from promptailor.policies.manual import Stopped
 from promptailor.policies.random_search import random_search
 from promptailor.prompts.errors import BudgetExceededError, InputError
 
@@ -126,11 +127,13 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
             marks = marks[due:]
             job.folder.log(update, selection.consider(calls) if due else None)
         selection.consider(calls, stopped)
-    except BudgetExceededError:
-        stopped = "budget"
+    except BudgetExceededError as error:
+        stopped = error.stopped
         if selection.best is None:
             job.save(policy, n_steps=n_steps, stopped=stopped, user_steps=calls)
             selection.best_steps = n_steps
+        else:
+            job.folder.mark(stopped)
     return job.finish(stopped, selection.best_steps, selection.best, calls + selection.user_steps)
 
 

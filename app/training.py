@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from promptailor.app.backends.budget import Budget
+from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.job import Job, TrainConfig, TrainSummary
 from promptailor.app.progress import progress_bar
 from promptailor.app.run_folder import TrainingFolder
@@ -59,7 +60,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
         context=Context(policy=config.policy, seed=config.seed, refine=refines),
     )
     try:
-        with progress_bar(f"training {config.policy}", config.calls) as progress:
+        with stop_on_interrupt(workspace.budget), progress_bar(f"training {config.policy}", config.calls) as progress:
             return trainer(job, progress)
     except InputError:
         if not store.requests:

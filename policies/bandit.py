@@ -72,8 +72,8 @@ class FactoredBandit:
             ]
             try:
                 rewards += evaluator.rewards(trials)
-            except BudgetExceededError:
-                self.stopped = "budget"
+            except BudgetExceededError as error:
+                self.stopped = error.stopped
                 return
             choices += new
             self._learn(choices, np.array(rewards), features, seed)

@@ -38,8 +38,8 @@ def enumerate_prompts(evaluator: PromptEvaluator, catalogue: Catalogue, *, calls
     try:
         search.screen(calls // 2)
         search.halve(calls - calls // 2)
-    except BudgetExceededError:
-        stopped = "budget"
+    except BudgetExceededError as error:
+        stopped = error.stopped
     return SinglePrompt(spec=search.best, info=PolicyInfo(name="enumeration", version="unsaved"), stopped=stopped)
 
 

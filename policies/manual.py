@@ -12,7 +12,7 @@ from promptailor.policies.base import Decision, PolicyInfo
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import Catalogue, PromptSpec
 
-Stopped = Literal["finished", "budget", "early"]
+Stopped = Literal["finished", "budget", "interrupted", "early"]
 """Why a search or a training run ended."""
 
 

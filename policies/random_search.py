@@ -25,8 +25,8 @@ def random_search(evaluator: PromptEvaluator, catalogue: Catalogue, *, calls: in
         spec = space.spec(space.random("random search", seed, number))
         try:
             rewards = evaluator.rewards([Trial(user_id=user, spec=spec) for user in users])
-        except BudgetExceededError:
-            stopped = "budget"
+        except BudgetExceededError as error:
+            stopped = error.stopped
             break
         if sum(rewards) / len(rewards) > best_mean:
             best, best_mean = spec, sum(rewards) / len(rewards)

@@ -14,6 +14,8 @@ PromptailorError
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class PromptailorError(Exception):
     """Base of every error raised on purpose; its text is one line that names the fix."""
@@ -49,9 +51,14 @@ class MissingExtraError(PromptailorError):
 class BudgetExceededError(PromptailorError):
     """The next call would pass the budget, so it was not made."""
 
+    stopped: Literal["budget", "interrupted"] = "budget"
+    """How a run that ends here says why."""
+
 
 class RunInterruptedError(BudgetExceededError):
     """The user has asked the run to stop, so the next call was not made."""
+
+    stopped = "interrupted"
 
 
 class ModelCallError(PromptailorError):

@@ -79,8 +79,6 @@ class ModelPort:
         self._asking: dict[str, Future[None]] = {}
         self._bought: dict[str, None] = {}
         self._recorded = False
-        self.cache_hits = 0
-        """Answers that cost nothing now, because they had been paid for before."""
 
     @property
     def max_candidates(self) -> int | None:
@@ -131,7 +129,7 @@ class ModelPort:
                 stored, spent = self._ask(call)
                 self._keep(key, stored, spent)
             return _completion(stored, cached=False)
-        self.cache_hits += 1
+        self.store.count_hit()
         return _completion(stored, cached=True)
 
     async def _acomplete(self, call: ModelCall) -> Completion:
@@ -144,7 +142,7 @@ class ModelPort:
                 stored, spent = await self._aask(call)
                 await asyncio.to_thread(self._keep, key, stored, spent)
             return _completion(stored, cached=False)
-        self.cache_hits += 1
+        self.store.count_hit()
         return _completion(stored, cached=True)
 
     def _key(self, call: ModelCall) -> str:

@@ -63,6 +63,8 @@ class ResponseStore:
     def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
         """Name a store; the file is opened, or made, when it is first used. None keeps it in memory."""
         self.path, self.read_only = path, read_only
+        self.hits = 0
+        """Answers that cost this process nothing, because they had been paid for before."""
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
@@ -120,6 +122,11 @@ class ResponseStore:
         """Record the cost of a request that brought no answer."""
         with self._db() as db:
             db.execute(_SPEND, (spent.calls, spent.tokens, spent.usd))
+
+    def count_hit(self) -> None:
+        """Count an answer that cost nothing."""
+        with self._lock:
+            self.hits += 1
 
     @property
     def spending(self) -> Spending:

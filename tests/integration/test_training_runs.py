@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from promptailor.app.backends.store import ResponseStore
+
 pytestmark = pytest.mark.slow
 
 PROMPTAILOR = str(Path(sys.executable).with_name("promptailor"))
@@ -85,6 +87,45 @@ def test_a_run_killed_at_random_points_and_resumed_equals_the_unbroken_run(tmp_p
     for summary in (resumed, whole):
         del summary["folder"], summary["encoder_calls"]
     assert resumed == whole
+
+
+def test_ctrl_c_ends_training_with_a_usable_policy_and_resume_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    whole = json.loads(run(*TRAIN, "--out", str(tmp_path / "whole"), "--json").stdout)
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [PROMPTAILOR, *TRAIN, "--out", str(out), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    store = ResponseStore(out / "responses.sqlite")
+    while store.requests < 150:
+        assert process.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130, complaints
+    assert "Stopping after the requests in flight" in complaints
+    assert "Traceback" not in complaints
+    assert json.loads(said)["stopped"] == "interrupted"
+    assert json.loads((out / "policy" / "manifest.json").read_text())["stopped"] == "interrupted"
+    again = json.loads(run(*TRAIN, "--out", str(out), "--resume", "--json").stdout)
+    assert (again["llm_requests"], again["stopped"]) == (whole["llm_requests"], whole["stopped"])
+    assert fingerprint(out) == fingerprint(tmp_path / "whole")
+
+
+def test_a_recorded_run_is_replayed_without_its_model_and_gives_the_same_policy(tmp_path: Path) -> None:
+    recorded, replayed = tmp_path / "recorded", tmp_path / "replayed"
+    run(*TRAIN, "--out", str(recorded))
+    arguments = [f"replay:{recorded}" if part == "planted:1" else part for part in TRAIN]
+    summary = json.loads(run(*arguments, "--out", str(replayed), "--json").stdout)
+    assert summary["llm_requests"] == 0
+    assert summary["cache_hits"] >= 600
+    assert fingerprint(replayed) == fingerprint(recorded)
+    other = run(*arguments, "--seed", "1", "--out", str(tmp_path / "other"), check=False)
+    assert other.returncode == 2
+    assert "holds no answer to this prompt" in other.stderr
 
 
 def test_a_budget_stops_training_with_a_usable_policy(tmp_path: Path) -> None:

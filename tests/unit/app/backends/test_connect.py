@@ -78,7 +78,7 @@ def test_recorded_answers_are_replayed_and_nothing_else_is(tmp_path: Path) -> No
     mine = ResponseStore()
     replay = open_port(f"replay:{tmp_path / 'runs'}", store=mine, budget=Budget(0))
     assert ask(replay, "hello") == original
-    assert (replay.spec, replay.cache_hits, mine.requests) == ("planted:1", 1, 0)
+    assert (replay.spec, mine.hits, mine.requests) == ("planted:1", 1, 0)
     with pytest.raises(InputError, match="holds no answer to this prompt"):
         ask(replay, "something else")
     with pytest.raises(InputError, match="holds no answer to this prompt"):

@@ -72,7 +72,7 @@ def test_a_repeat_comes_from_the_store_and_is_counted_apart() -> None:
     assert (first.text, first.cached, first.calls) == ("echo a", False, 1)
     assert (second.text, second.cached, second.calls) == ("echo a", True, 1)
     assert model.requests == ours.budget.used.calls == ours.store.requests == 1
-    assert ours.cache_hits == 1
+    assert ours.store.hits == 1
 
 
 @pytest.mark.parametrize(
