@@ -12,27 +12,18 @@ from pydantic import ValidationError
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.prompts.errors import SpecError
 
-_SECRETS = ("key", "secret", "token", "password")
-"""How the names of options end that hold what must not be written to a run."""
-
 
 def typed_arguments(spec: ModelSpec) -> dict[str, Any]:
     """Return the options with their values read as JSON: numbers, true and false, lists; anything else is text.
 
     Raises:
-        SpecError: a readout that these models do not have, or a secret, which belongs in the environment.
+        SpecError: a readout that these models do not have.
     """
     if (readout := spec.text("readout") or "text") != "text":
         raise SpecError(
             f"--model {spec}: {spec.provider} models are read as text, not by {readout}; "
             "the other readouts need openai:, or a model in process"
         )
-    for name in spec.options:
-        if name.lower().endswith(_SECRETS):
-            raise SpecError(
-                f"--model {spec.provider}:{spec.model}: {name} is a secret, and every run writes its model string "
-                "down; set the environment variable that the provider reads"
-            )
     return {name: _value(text) for name, text in spec.without("readout").options.items()}
 
 

@@ -190,14 +190,9 @@ def load(spec: ModelSpec, settings: Settings) -> OpenAIChat:
 
 
 def _base_url(spec: ModelSpec) -> str | None:
-    """Return the server named in the spec; its string is written to every run, so that it must hold no password."""
     url = spec.text("base_url")
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if parts.password is not None:
-        raise SpecError("--model: base_url holds a password; name the variable that holds it with api_key_env=NAME")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = urlsplit(url or "")
+    if url is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
         raise SpecError(f"--model {spec}: base_url is an address such as http://127.0.0.1:8000/v1, not {url!r}")
     return url
 

@@ -86,7 +86,7 @@ def label_log_probs(log_probs: Any, labels: Sequence[str]) -> dict[str, float] |
     for entry in top:
         match entry:
             case {"token": str(token), "logprob": int() | float() as log_prob} if token.strip() in mass:
-                mass[token.strip()] += math.exp(log_prob)
+                mass[token.strip()] += math.exp(log_prob) if log_prob < 1.0 else 0.0  # else it is none
     seen = {label: value for label, value in mass.items() if value > 0.0}
     total = sum(seen.values())
     return {label: math.log(value / total) for label, value in seen.items()}
