@@ -36,6 +36,8 @@ class TrainConfig(BaseModel):
     n_candidates: int = 10
     calls: int = 3_000
     """User-steps to learn from, those on validation users included."""
+    permutations: int = 1
+    """Shuffled copies of each prompt, each a call of its own."""
     budget: str | None = None
     catalogue: Path | None = None
 
@@ -119,6 +121,7 @@ class Job:
                 model=workspace.recommender.spec,
                 refiner=workspace.refiner_port.spec if workspace.refiner_port else None,
                 n_steps=n_steps,
+                permutations=self.config.permutations,
                 fusion_weights=fusion_weights,
                 stopped=stopped,
                 calls=user_steps,

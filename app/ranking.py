@@ -49,6 +49,7 @@ def rank_file(
     refiner: str | None,
     dataset: str | None,
     seed: int,
+    permutations: int | None,
     budget: str | None,
     catalogue: Path | None,
 ) -> RankSummary:
@@ -73,7 +74,7 @@ def rank_file(
         budget=cap,
     )
     name = next(iter(parse_policies(policy)), "manual")
-    context = Context(policy=name, seed=seed, refine=refiner is not None)
+    context = Context(policy=name, seed=seed, refine=refiner is not None, permutations=permutations)
     summary = RankSummary(output=output, requests=0, llm_calls=0, invalid=0)
     partial = output.with_name(output.name + ".partial")
     try:

@@ -8,7 +8,6 @@ from statistics import mean
 
 from promptailor.app.job import Job, Preset, TrainSummary
 from promptailor.graph.build import RankGraph
-from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
 from promptailor.graph.state import TrainInput, TrainOutput
 from promptailor.graph.train import Schedule, serve_greedily, train_stepwise
@@ -149,7 +148,7 @@ def _train_one_shot(job: Job, progress: Progress) -> TrainSummary:
     evaluator = GraphEvaluator(
         graph=workspace.graph(training=True),
         inputs_by_user={str(user.user_id): user for user in job.train},
-        context=Context(policy="manual", seed=config.seed, split="train"),
+        context=job.context.model_copy(update={"policy": "manual", "split": "train"}),
         initial_length=job.initial_length,
         progress=count,
     )

@@ -57,7 +57,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
         workspace=workspace,
         train=train,
         validation=validation,
-        context=Context(policy=config.policy, seed=config.seed, refine=refines),
+        context=Context(policy=config.policy, seed=config.seed, refine=refines, permutations=config.permutations),
     )
     try:
         with stop_on_interrupt(workspace.budget), progress_bar(f"training {config.policy}", config.calls) as progress:

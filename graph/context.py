@@ -20,6 +20,13 @@ class Context(BaseModel):
     fusion: FusionKind = Field(
         "last", description="How the steps' rankings become one: the last (as in the paper), rrf, or learned weights."
     )
+    permutations: int | None = Field(
+        None,
+        ge=1,
+        le=50,
+        description="Shuffled copies of each prompt, whose rankings are fused, so that no candidate gains by its place; "
+        "empty takes the number the policy was trained with.",
+    )
     refine: bool = Field(False, description="RPP+: let the refiner model rewrite the chosen sentences.")
     explore: bool = Field(False, description="Sample the agents' actions instead of taking the most probable ones.")
     window: int | None = Field(

@@ -21,6 +21,7 @@ def explain_steps(trace: Sequence[StepRecord], catalogue: Catalogue, domain: str
             ranking=[item.item_id for item in record.ranking],
             parse=record.parse,
             cached=record.cached,
+            permutations=record.n_permutations,
             windows=record.n_windows,
             refined=dict(record.refined),
             rejected=dict(record.rejected),

@@ -18,7 +18,7 @@ from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
 from promptailor.graph.inline import Update
 from promptailor.graph.resources import Resources
-from promptailor.graph.state import RankInput, RankState, ScoreState, StepRecord, TrainInput, WindowState
+from promptailor.graph.state import Answer, RankInput, RankState, ScoreState, StepRecord, TrainInput, WindowState
 from promptailor.policies.base import OneShotPolicy, StepwisePolicy
 from promptailor.policies.fusion import fuse
 from promptailor.policies.reward import ndcg
@@ -27,12 +27,14 @@ from promptailor.prompts.assemble import AssembledPrompt, assemble, permute
 from promptailor.prompts.domain import Item, RankedItem, RankRequest
 from promptailor.prompts.errors import InputError
 from promptailor.prompts.llm import ChatPort, Completion, ModelCall
-from promptailor.prompts.parse import parse_ranking
+from promptailor.prompts.parse import ParsedRanking, parse_ranking
 from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
 from promptailor.prompts.refine import accept_refinement, refine_messages
 from promptailor.prompts.windows import windows
 
 FALLBACK_POLICY = "manual"
+COPY_STRIDE = 10_000
+"""Between the sample indices of a prompt's shuffled copies, so that no other step shows the same order."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +119,31 @@ class RankNodes:
 
     def recommend(self, state: RankState, context: Context) -> Update:
         """Call the recommender LLM."""
-        return {"completion": self.resources.recommender.complete(_rank_call(state, context))}
+        complete = self.resources.recommender.complete
+        copies = self._copies(state, context)
+        return {"answers": tuple(Answer(copy, complete(call)) for copy, call in copies)}
 
     async def arecommend(self, state: RankState, context: Context) -> Update:
-        """Call the recommender LLM on an event loop."""
-        return {"completion": await self.resources.recommender.acomplete(_rank_call(state, context))}
+        """Call the recommender LLM on an event loop, for all copies of the prompt at once."""
+        complete = self.resources.recommender.acomplete
+        copies = self._copies(state, context)
+        completions = await asyncio.gather(*(complete(call) for _, call in copies))
+        return {"answers": tuple(Answer(copy, done) for (copy, _), done in zip(copies, completions, strict=True))}
 
     def parse(self, state: RankState, context: Context) -> Update:
-        """Read the answer as a permutation of the window's candidates; after the last window, record the step."""
+        """Read the answers as a permutation of the window's candidates; after the last window, record the step."""
         assert state.prompt is not None, "`assemble` runs before `parse`"
-        assert state.completion is not None, "`recommend` runs before `parse`"
-        parsed = parse_ranking(state.completion.text, state.prompt.shown)
-        ranked = tuple(state.prompt.shown[place] for place in parsed.order)
+        assert state.answers, "`recommend` runs before `parse`"
+        parsed = [parse_ranking(answer.completion.text, answer.prompt.shown) for answer in state.answers]
+        ranked = _fuse_copies(state, parsed)
         before, (start, stop) = state.window, state.windows[state.window.done]
         order = self._order(state, context) if len(state.windows) > 1 else ()
         window = WindowState(
             done=before.done + 1,
             order=(*order[:start], *ranked, *order[stop:]),
-            parse=before.parse + parsed.report,
-            calls=before.calls + state.completion.calls + state.refine_calls,
-            cached=before.cached and state.completion.cached,
+            parse=sum((p.report for p in parsed), before.parse),
+            calls=before.calls + sum(answer.completion.calls for answer in state.answers) + state.refine_calls,
+            cached=before.cached and all(answer.completion.cached for answer in state.answers),
         )
         if window.done < len(state.windows):
             return {"window": window}
@@ -149,6 +156,7 @@ class RankNodes:
             parse=window.parse,
             cached=window.cached,
             calls=window.calls,
+            n_permutations=len(state.answers),
             n_windows=window.done,
             refined=state.refined,
             rejected=state.rejected,
@@ -223,6 +231,7 @@ class RankNodes:
         context: Context,
         spec: PromptSpec,
         refined: Mapping[SentencePattern, str] | None = None,
+        copy: int = 0,
     ) -> AssembledPrompt:
         request, (start, stop) = state.request, state.windows[state.window.done]
         if len(state.windows) > 1:
@@ -232,9 +241,28 @@ class RankNodes:
             spec,
             self.resources.catalogue,
             seed=context.seed,
-            sample_index=sample_index(state),
+            sample_index=sample_index(state) + copy * COPY_STRIDE,
             refined=refined,
         )
+
+    def _copies(self, state: RankState, context: Context) -> list[tuple[AssembledPrompt, ModelCall]]:
+        """Return the prompt and its shuffled copies, each with its call."""
+        assert state.prompt is not None, "`assemble` runs before `recommend`"
+        n_copies = context.permutations or self.resources.policies[state.policy].info.permutations
+        prompts = [state.prompt]
+        prompts += [self._prompt(state, context, state.prompt.spec, state.refined, copy) for copy in range(1, n_copies)]
+        return [
+            (
+                prompt,
+                ModelCall(
+                    messages=prompt.messages,
+                    labels=prompt.labels,
+                    split=context.split,
+                    sample_index=sample_index(state) + copy * COPY_STRIDE,
+                ),
+            )
+            for copy, prompt in enumerate(prompts)
+        ]
 
     def _order(self, state: RankState, context: Context) -> tuple[Item, ...]:
         """Return the candidates as the step's windows so far have left them; a random order before the first."""
@@ -307,14 +335,18 @@ def episode_inputs(request: RankRequest, trace: Sequence[StepRecord], initial_le
     )
 
 
-def _rank_call(state: RankState, context: Context) -> ModelCall:
-    assert state.prompt is not None, "`assemble` runs before `recommend`"
-    return ModelCall(
-        messages=state.prompt.messages,
-        labels=state.prompt.labels,
-        split=context.split,
-        sample_index=sample_index(state),
-    )
+def _fuse_copies(state: RankState, parsed: Sequence[ParsedRanking]) -> tuple[Item, ...]:
+    """Return the candidates in the order the copies of the prompt agree on; of a single copy its own."""
+    rankings = [
+        [answer.prompt.shown[place] for place in ranking.order]
+        for answer, ranking in zip(state.answers, parsed, strict=True)
+    ]
+    if len(rankings) == 1:
+        return tuple(rankings[0])
+    ranked = {item.item_id: item for item in rankings[0]}
+    canonical = [item.item_id for item in state.request.candidates if item.item_id in ranked]
+    fused = fuse([[item.item_id for item in ranking] for ranking in rankings], "rrf", canonical=canonical)
+    return tuple(ranked[item_id] for item_id in fused)
 
 
 def sample_index(state: RankState) -> int:

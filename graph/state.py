@@ -56,6 +56,8 @@ class StepRecord:
     parse: ParseReport
     cached: bool
     calls: int
+    n_permutations: int = 1
+    """Shuffled copies of the prompt, whose rankings were fused."""
     n_windows: int = 1
     """Prompts that the candidates were ranked in; `prompt` is the last, which orders the best of them."""
     refined: Mapping[SentencePattern, str] = field(default_factory=dict)
@@ -98,6 +100,8 @@ class StepView(BaseModel):
     ranking: list[str]
     parse: ParseReport
     cached: bool
+    permutations: int = 1
+    """Above 1: so many shuffled copies of the prompt were ranked and fused; `shown` is the first."""
     windows: int = 1
     """Above 1: the candidates did not fit into one prompt and were ranked in so many sliding windows."""
     refined: dict[str, str] = Field(default_factory=dict)
@@ -139,6 +143,14 @@ class WindowState:
     """Whether all answers so far came from the cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the recommender said to one copy of the prompt."""
+
+    prompt: AssembledPrompt
+    completion: Completion
+
+
 @dataclass(kw_only=True)
 class RankState:
     """The state between nodes."""
@@ -164,7 +176,8 @@ class RankState:
     """Where each window of candidates starts and stops, in the order they are ranked; one where a prompt holds all."""
     window: WindowState = field(default_factory=WindowState)
     prompt: AssembledPrompt | None = None
-    completion: Completion | None = None
+    answers: tuple[Answer, ...] = ()
+    """To the prompt and its shuffled copies."""
     trace: Annotated[list[StepRecord], add] = field(default_factory=list)
     rewards: Annotated[list[float], add] = field(default_factory=list)
     """One per step, in a training graph only."""

@@ -36,6 +36,8 @@ class PolicyInfo:
     train_users: tuple[str, ...] = ()
     """Users it was trained or selected on; `evaluate` leaves them out."""
     n_steps: int = 1
+    permutations: int = 1
+    """Shuffled copies of each prompt it was trained and selected with."""
     """Calls per served request."""
     fusion_weights: tuple[float, ...] = ()
     """What each step counts for in `fusion="weighted"`, learned on validation users; empty where nothing was."""

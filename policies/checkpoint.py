@@ -57,7 +57,9 @@ class PolicyManifest(BaseModel):
     """`provider:model` of the recommender whose answers it learned from."""
     refiner: str | None = None
     n_steps: int = Field(ge=1)
-    """Calls per served request."""
+    """Prompts per served request."""
+    permutations: int = Field(1, ge=1)
+    """Shuffled copies of each prompt."""
     fusion_weights: tuple[float, ...] = ()
     """Weight of each step's ranking where they were learned; empty where the last one is served."""
     stopped: Stopped
@@ -73,6 +75,7 @@ class PolicyManifest(BaseModel):
             version=self.version,
             train_users=users,
             n_steps=self.n_steps,
+            permutations=self.permutations,
             fusion_weights=self.fusion_weights,
         )
 
