@@ -243,6 +243,39 @@ def lm_train(
     _print(train_model(dataset, out, seed=seed, steps=steps, threads=threads), json_output)
 
 
+@lm_app.command("finetune")
+def lm_finetune(
+    base: Annotated[str, typer.Option("--base", help="Chat model to adapt: folder or hub id.")],
+    dataset: DatasetOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the adapter.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Updates of the adapter.")] = 500,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per update.")] = 16,
+    micro_batch_size: Annotated[
+        int, typer.Option("--micro-batch-size", min=1, help="Examples in memory at once; the result is the same.")
+    ] = 4,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0.0, help="The highest.")] = 2e-4,
+    lora_rank: Annotated[int, typer.Option("--rank", min=1, help="Of the adapter's matrices.")] = 16,
+    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens of prompt and answer.")] = 1024,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Of the base model: bfloat16 on a GPU and float32 on a CPU where it is left open."),
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: SeedOption = 0,
+    catalogue: CatalogueOption = None,
+    resume: ResumeOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Fine-tune a LoRA adapter of any chat model on a data set's training interactions."""
+    from promptailor.app.lm import FinetuneConfig, finetune_model
+
+    config = FinetuneConfig(
+        steps=steps, batch_size=batch_size, micro_batch_size=micro_batch_size, learning_rate=learning_rate,
+        rank=lora_rank, max_length=max_length, dtype=dtype, device=device, seed=seed,
+    )  # fmt: skip
+    _print(finetune_model(base, dataset, out, config=config, catalogue=catalogue, resume=resume), json_output)
+
+
 @lm_app.command("eval")
 def lm_eval(
     name: Annotated[str, typer.Argument(help="Embedded model.")] = "ml-100k",

@@ -22,6 +22,7 @@ try:
     from promptailor.app.backends.embedded.evaluate import LmReport, evaluate_lm
     from promptailor.app.backends.embedded.folder import LmManifest, read_manifest
     from promptailor.app.backends.embedded.train import TrainingConfig, TrainingProgress, train_lm
+    from promptailor.app.backends.finetune import FinetuneConfig, FinetuneManifest, finetune
 except ImportError as error:
     raise MissingExtraError(f"lm: ({error.name} is not installed)", "local") from None
 
@@ -66,6 +67,23 @@ class LmEvaluation(BaseModel):
         yield agreements
 
 
+class FinetunedModel(BaseModel):
+    """An adapter that was just trained."""
+
+    folder: Path
+    manifest: FinetuneManifest
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Say what it gained, and how to use it."""
+        settings, measured = self.manifest.settings, self.manifest.validation
+        yield (
+            f"NDCG@10 of {len(measured.user_ids)} validation users: {measured.before.mean:.3f} before, "
+            f"{measured.after.mean:.3f} after, gain {_interval(measured.gain)}"
+        )
+        yield f"{self.manifest.n_parameters:,} parameters saved in {self.folder}"
+        yield f"use it with --model 'transformers:{settings.base}?adapter={self.folder}'"
+
+
 def model_path(name: str) -> Path:
     """Return the finished folder of an embedded model, made on first use."""
     settings = Settings()
@@ -97,6 +115,15 @@ def evaluate_model(name: str, dataset: str | None) -> LmEvaluation:
             Engine.from_folder(folder), data, load_catalogue(), progress=lambda what, done, total: advance(1)
         )
     return LmEvaluation(report=report)
+
+
+def finetune_model(
+    base: str, dataset: str, out: Path, *, config: FinetuneConfig, catalogue: Path | None, resume: bool
+) -> FinetunedModel:
+    """Fine-tune a model on a data set's training interactions and measure what it gained on validation users."""
+    data = load_dataset(load_spec(dataset), Settings().data_dir)
+    manifest = finetune(data, load_catalogue(catalogue), base, out, config=config, resume=resume)
+    return FinetunedModel(folder=out, manifest=manifest)
 
 
 def _interval(estimate: Estimate) -> str:
