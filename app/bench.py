@@ -19,8 +19,8 @@ from pydantic import BaseModel, RootModel
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from promptailor.app.backends.embedded.bare import bare_generate
-from promptailor.app.backends.embedded.engine import Engine
+from promptailor.app.backends.local.bare import bare_generate
+from promptailor.app.backends.local.engine import Engine
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.job import TrainConfig
 from promptailor.app.lm import model_path

@@ -18,11 +18,11 @@ from promptailor.prompts.patterns import load_catalogue
 
 try:
     from promptailor.app.backends.embedded import finished_folder
-    from promptailor.app.backends.embedded.engine import Engine
     from promptailor.app.backends.embedded.evaluate import LmReport, evaluate_lm
     from promptailor.app.backends.embedded.folder import LmManifest, read_manifest
     from promptailor.app.backends.embedded.train import TrainingConfig, TrainingProgress, train_lm
     from promptailor.app.backends.finetune import FinetuneConfig, FinetuneManifest, finetune
+    from promptailor.app.backends.local.engine import Engine
 except ImportError as error:
     raise MissingExtraError(f"lm: ({error.name} is not installed)", "local") from None
 

@@ -25,12 +25,12 @@ from promptailor.prompts.patterns import PromptSpec, SentencePattern, load_catal
 
 pytest.importorskip("transformers")
 
-from promptailor.app.backends.embedded.engine import Engine
 from promptailor.app.backends.embedded.evaluate import LmReport, evaluate_lm
 from promptailor.app.backends.embedded.folder import finished_folder, shipped_models
 from promptailor.app.backends.embedded.tasks import load_tasks
 from promptailor.app.backends.embedded.teachers import Teachers
 from promptailor.app.backends.embedded.vocabulary import sentence_variants
+from promptailor.app.backends.local.engine import Engine
 
 pytestmark = pytest.mark.slow
 

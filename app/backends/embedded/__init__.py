@@ -1,19 +1,22 @@
 """The embedded recommender: a small language model of one catalogue that really follows the prompts it is given.
 
-Importing this package imports torch; callers import it lazily.
+Its finished folder is an ordinary one of `transformers`, and it runs as any local model does. Importing this package
+imports torch; callers import it lazily.
 """
 
 from __future__ import annotations
 
-from promptailor.app.backends.embedded.chat import EmbeddedChat
 from promptailor.app.backends.embedded.folder import finished_folder
+from promptailor.app.backends.local.chat import LocalChat
+from promptailor.app.backends.local.engine import Engine
+from promptailor.app.backends.local.loading import fingerprint
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
 
-__all__ = ["EmbeddedChat", "finished_folder", "load"]
+__all__ = ["finished_folder", "load"]
 
 
-def load(spec: ModelSpec, settings: Settings) -> EmbeddedChat:
+def load(spec: ModelSpec, settings: Settings) -> LocalChat:
     """Load an embedded model by name or folder.
 
     Raises:
@@ -21,10 +24,12 @@ def load(spec: ModelSpec, settings: Settings) -> EmbeddedChat:
         DataError: the shipped model's data set is not there.
     """
     spec.refuse_unknown("readout", "threads", "max_batch_size")
-    return EmbeddedChat.from_folder(
-        finished_folder(spec.model, models_dir=settings.models_dir, data_dir=settings.data_dir),
-        readout=spec.choice("readout", EmbeddedChat.readouts, "first_token"),
+    folder = finished_folder(spec.model, models_dir=settings.models_dir, data_dir=settings.data_dir)
+    return LocalChat.of(
+        Engine.from_folder(folder),
+        readout=spec.choice("readout", LocalChat.readouts, "first_token"),
         threads=spec.whole("threads", 1),
         max_batch_size=spec.whole("max_batch_size", 64),
-        name=f"embedded:{spec.model}",
+        model_name=f"embedded:{spec.model}",
+        fingerprint=fingerprint(folder / "model.safetensors"),  # the tokenizer is made for these weights
     )

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau
 
-from promptailor.app.backends.embedded.engine import Engine
 from promptailor.app.backends.embedded.teachers import Teachers
+from promptailor.app.backends.local.engine import Engine
 from promptailor.evals.datasets import Dataset
 from promptailor.evals.protocol import MIN_INTERACTIONS, make_cases
 from promptailor.evals.statistics import Estimate, estimate

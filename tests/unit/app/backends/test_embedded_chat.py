@@ -1,121 +1,104 @@
-"""The embedded model as a chat model: its two readouts, alone and in batches."""
+"""An embedded model is an ordinary local model: by its own name and by its folder's it answers the same."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from promptailor.prompts.assemble import AssembledPrompt
-from promptailor.prompts.errors import InputError
+from promptailor.app.settings import Settings
+from promptailor.evals.datasets import Dataset, load_dataset, load_spec
+from promptailor.evals.protocol import make_cases
+from promptailor.prompts.assemble import AssembledPrompt, assemble
+from promptailor.prompts.errors import DataError
+from promptailor.prompts.parse import parse_ranking
+from promptailor.prompts.patterns import load_catalogue
 
 pytest.importorskip("transformers")
 
-from promptailor.app.backends.embedded.chat import EmbeddedChat
-from promptailor.app.backends.embedded.engine import Engine, LabelScores
+from langchain_core.messages import HumanMessage, SystemMessage
+from transformers import PreTrainedTokenizerFast
+
+from promptailor.app.backends import resolve_model
+from promptailor.app.backends.embedded.folder import finished_folder
+from promptailor.app.backends.embedded.tokenizer import PromptEncoder
+from promptailor.app.backends.local.chat import LocalChat
+from promptailor.app.backends.ranking_chat import READOUTS, Readout
 
 FilmPrompt = Callable[..., AssembledPrompt]
 
 
+def load(spec: str) -> LocalChat:
+    chat = resolve_model(spec, Settings())
+    assert isinstance(chat, LocalChat)
+    return chat
+
+
+def answers(
+    chat: LocalChat, prompts: Sequence[AssembledPrompt], max_new_tokens: int = 40
+) -> list[tuple[str, dict[str, float]]]:
+    calls = [[SystemMessage(p.system), HumanMessage(p.user)] for p in prompts]
+    given = [
+        chat.invoke(call, labels=p.labels, max_new_tokens=max_new_tokens)
+        for call, p in zip(calls, prompts, strict=True)
+    ]
+    return [(answer.text, answer.response_metadata.get("label_log_probs", {})) for answer in given]
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_by_both_names_it_answers_the_same(trained_lm: Path, film_prompt: FilmPrompt, readout: Readout) -> None:
+    prompts = [film_prompt(f"u{n}", n_history=n, n_candidates=3 + n) for n in range(5)]
+    embedded = load(f"embedded:{trained_lm}?readout={readout}")
+    local = load(f"transformers:{trained_lm}?device=cpu&readout={readout}")
+    assert answers(embedded, prompts, 8) == answers(local, prompts, 8)
+
+
+def test_its_prompts_are_encoded_as_in_training(random_lm: Path, film_prompt: FilmPrompt) -> None:
+    own = PromptEncoder(PreTrainedTokenizerFast.from_pretrained(random_lm))
+    chat = load(f"transformers:{random_lm}?device=cpu")
+    for n in range(13):
+        prompt = film_prompt(f"u{n}", n_history=n, n_candidates=4 + n)
+        assert chat.engine.encode(prompt.messages) == own.messages(prompt.messages)
+    assert {label: tokens for label, (tokens,) in chat.engine.labels.first.items()} == own.label_ids
+
+
+def test_its_fingerprint_is_the_weights(trained_lm: Path) -> None:
+    weights = hashlib.sha256((trained_lm / "model.safetensors").read_bytes()).hexdigest()
+    assert load(f"embedded:{trained_lm}").fingerprint == weights[:16]
+
+
 @pytest.fixture(scope="module")
-def chat(random_lm: Path) -> EmbeddedChat:
-    return EmbeddedChat.from_folder(random_lm)
+def dataset() -> Dataset:
+    folder = os.environ.get("PROMPTAILOR_DATA")
+    if not folder:
+        pytest.skip("PROMPTAILOR_DATA names no folder of data sets")
+    try:
+        return load_dataset(load_spec("ml-100k"), Path(folder))
+    except DataError as error:
+        pytest.skip(str(error))
 
 
-def messages_of(prompt: AssembledPrompt) -> list[BaseMessage]:
-    return [SystemMessage(prompt.system), HumanMessage(prompt.user)]
-
-
-def varied_prompts(film_prompt: FilmPrompt) -> list[AssembledPrompt]:
-    return [film_prompt(f"u{n}", n_history=n % 13, n_candidates=4 + n % 7) for n in range(40)]
-
-
-def test_first_token_answers_every_label_once_best_first(chat: EmbeddedChat, film_prompt: FilmPrompt) -> None:
-    prompt = film_prompt("u")
-    answer = chat.invoke(messages_of(prompt), labels=prompt.labels)
-    log_probs = answer.response_metadata["label_log_probs"]
-    assert sorted(answer.text.split("\n")) == sorted(prompt.labels)
-    assert answer.text.split("\n") == sorted(log_probs, key=lambda label: -log_probs[label])
-    assert math.isclose(sum(map(math.exp, log_probs.values())), 1.0, abs_tol=1e-3)
-    assert answer.response_metadata["model_name"] == chat.model_name
-    assert answer.usage_metadata is not None
-    assert answer.usage_metadata["output_tokens"] == 1
-
-
-def test_equal_scores_keep_label_order() -> None:
-    assert LabelScores({"1": -2.0, "2": -1.0, "3": -2.0, "4": -1.0}).ranking == ("2", "4", "1", "3")
-
-
-def test_a_prompt_ranks_the_same_alone_and_in_any_batch(random_lm: Path, film_prompt: FilmPrompt) -> None:
-    engine = Engine.from_folder(random_lm)
-    prompts = varied_prompts(film_prompt)
-    together = engine.rank_batch([p.messages for p in prompts], [p.labels for p in prompts])
-    for prompt, scores in zip(prompts, together, strict=True):
-        assert engine.rank_batch([prompt.messages], [prompt.labels])[0].ranking == scores.ranking
-
-
-def test_a_prompt_is_answered_in_the_same_words_alone_and_in_a_batch(random_lm: Path, film_prompt: FilmPrompt) -> None:
-    engine = Engine.from_folder(random_lm)
-    prompts = varied_prompts(film_prompt)[:10]
-    together = engine.generate_texts([p.messages for p in prompts], max_new_tokens=8)
-    assert together == [engine.generate_texts([p.messages], max_new_tokens=8)[0] for p in prompts]
-    assert len(set(together)) > 1
-
-
-def test_concurrent_calls_get_their_own_answers(chat: EmbeddedChat, film_prompt: FilmPrompt) -> None:
-    prompts = varied_prompts(film_prompt)
-    alone = [chat.invoke(messages_of(p), labels=p.labels).text for p in prompts]
-    with ThreadPoolExecutor(16) as pool:
-        at_once = list(pool.map(lambda p: chat.invoke(messages_of(p), labels=p.labels).text, prompts))
-    assert at_once == alone
-
-
-def test_asynchronous_calls_get_the_same_answers(chat: EmbeddedChat, film_prompt: FilmPrompt) -> None:
-    prompts = varied_prompts(film_prompt)[:12]
-
-    async def at_once() -> list[AIMessage]:
-        return await asyncio.gather(*(chat.ainvoke(messages_of(p), labels=p.labels) for p in prompts))
-
-    answers = asyncio.run(at_once())
-    assert [a.text for a in answers] == [chat.invoke(messages_of(p), labels=p.labels).text for p in prompts]
-
-
-def test_without_labels_it_writes_and_stream_and_batch_agree(chat: EmbeddedChat, film_prompt: FilmPrompt) -> None:
-    messages = messages_of(film_prompt("u"))
-    written = chat.invoke(messages, max_new_tokens=6)
-    assert written.response_metadata["label_log_probs"] == {}
-    assert "".join(chunk.text for chunk in chat.stream(messages, max_new_tokens=6)) == written.text
-    assert [a.text for a in chat.batch([messages, messages], max_new_tokens=6)] == [written.text] * 2
-
-
-def test_the_text_readout_writes_even_with_labels(random_lm: Path, film_prompt: FilmPrompt) -> None:
-    prompt = film_prompt("u")
-    chat = EmbeddedChat.from_folder(random_lm, readout="text")
-    written = chat.invoke(messages_of(prompt), labels=prompt.labels, max_new_tokens=6).text
-    assert written == chat.invoke(messages_of(prompt), max_new_tokens=6).text
-
-
-def test_stop_cuts_the_answer(chat: EmbeddedChat, film_prompt: FilmPrompt) -> None:
-    messages = messages_of(film_prompt("u"))
-    whole = chat.invoke(messages, max_new_tokens=6).text
-    middle = whole[len(whole) // 2]
-    assert chat.invoke(messages, max_new_tokens=6, stop=[middle]).text == whole.split(middle, 1)[0]
-
-
-def test_a_label_it_has_no_number_for_is_refused_and_the_worker_lives_on(
-    chat: EmbeddedChat, film_prompt: FilmPrompt
-) -> None:
-    prompt = film_prompt("u")
-    with pytest.raises(InputError, match=r"label '51'.*1 to 50"):
-        chat.invoke(messages_of(prompt), labels=("1", "51"))
-    assert chat.invoke(messages_of(prompt), labels=prompt.labels).text
-
-
-def test_messages_of_tools_are_refused(chat: EmbeddedChat) -> None:
-    with pytest.raises(InputError, match="tool"):
-        chat.invoke([HumanMessage("hi"), AIMessage("a"), ToolMessage("b", tool_call_id="1")])
+@pytest.mark.slow
+def test_where_the_shipped_model_is_sure_its_readouts_agree(dataset: Dataset, tmp_path: Path) -> None:
+    catalogue = load_catalogue()
+    cases = make_cases(dataset, list(dataset.sequences)[:150], seed=0)
+    prompts = [assemble(case.request, catalogue.manual_prompt, catalogue, seed=0) for case in cases]
+    folder = finished_folder("ml-100k", models_dir=tmp_path, data_dir=Path(os.environ["PROMPTAILOR_DATA"]))
+    first, tops = {}, {}
+    for readout in READOUTS:
+        embedded, local = (
+            load(f"{kind}:{folder}?readout={readout}&threads=1") for kind in ("embedded", "transformers")
+        )
+        given = answers(embedded, prompts)
+        assert given == answers(local, prompts)
+        first[readout] = [parse_ranking(text, p.shown).order[0] for (text, _), p in zip(given, prompts, strict=True)]
+        tops[readout] = [max(log_probs.values(), default=0.0) for _, log_probs in given]
+    sure = [i for i, top in enumerate(tops["first_token"]) if top > np.log(0.7)]
+    assert len(sure) >= 20
+    for readout in ("text", "structured"):
+        agree = [first[readout][i] == first["first_token"][i] for i in sure]
+        assert np.mean(agree) == 1.0

@@ -12,9 +12,9 @@ from promptailor.prompts.patterns import load_catalogue
 
 pytest.importorskip("transformers")
 
-from promptailor.app.backends.embedded.engine import Engine, LabelScores
 from promptailor.app.backends.embedded.evaluate import HISTORY_LENGTHS, evaluate_lm
 from promptailor.app.backends.embedded.teachers import Teachers
+from promptailor.app.backends.local.engine import Engine, LabelScores
 
 CATALOGUE = load_catalogue()
 N_REASONING = len(CATALOGUE.reasoning_guidance.sentences)
@@ -24,7 +24,7 @@ class TeachersPet(Engine):
     """An engine that ranks as the teacher of the prompt's reasoning sentence would, and else in shown order."""
 
     def __init__(self, engine: Engine, dataset: Dataset) -> None:
-        super().__init__(engine.model, engine.encoder)
+        super().__init__(engine.model, engine.tokenizer)
         self.teachers = Teachers.of(dataset)
         self.places = {item.title: place for place, item in enumerate(dataset.items.values())}
 

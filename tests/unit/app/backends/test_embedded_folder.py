@@ -17,7 +17,6 @@ from promptailor.prompts.patterns import load_catalogue
 pytest.importorskip("transformers")
 
 from promptailor.app.backends import resolve_model
-from promptailor.app.backends.embedded import EmbeddedChat
 from promptailor.app.backends.embedded.folder import (
     WEIGHTS_FILES,
     finish,
@@ -26,6 +25,7 @@ from promptailor.app.backends.embedded.folder import (
     shipped_models,
 )
 from promptailor.app.backends.embedded.train import TrainingConfig, train_lm
+from promptailor.app.backends.local.chat import LocalChat
 
 TINY = TrainingConfig(hidden_size=96, n_layers=2, n_heads=4, intermediate_size=32, title_steps=1, steps=1, batch_size=2)
 
@@ -105,9 +105,9 @@ def test_a_damaged_manifest_is_an_error(trained: Path, tmp_path: Path) -> None:
 def test_options_are_checked(trained: Path) -> None:
     settings = Settings(PROMPTAILOR_HOME=trained)
     chat = resolve_model(f"embedded:{trained}?readout=text&max_batch_size=8", settings)
-    assert isinstance(chat, EmbeddedChat)
+    assert isinstance(chat, LocalChat)
     assert (chat.readout, chat.max_batch_size, chat.threads) == ("text", 8, 1)
-    with pytest.raises(SpecError, match="readout is text or first_token"):
+    with pytest.raises(SpecError, match="readout is text or structured or first_token"):
         resolve_model(f"embedded:{trained}?readout=best", settings)
     with pytest.raises(SpecError, match="threads is a whole number"):
         resolve_model(f"embedded:{trained}?threads=0", settings)

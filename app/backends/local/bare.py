@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from promptailor.app.backends.embedded.engine import Engine
+from promptailor.app.backends.local.engine import Engine
 from promptailor.prompts.llm import Message
 
 
 def bare_generate(engine: Engine, prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> None:
     """Call `generate` on one padded batch, with nothing around it."""
-    rows = [engine.encoder.messages(prompt) for prompt in prompts]
-    width, pad = max(map(len, rows)), engine.encoder.pad_id
-    batch = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    rows = [engine.encode(prompt) for prompt in prompts]
     model: Any = engine.model  # `generate` is annotated for another class
+    width, pad = max(map(len, rows)), model.generation_config.pad_token_id
+    batch = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     with torch.inference_mode():
         model.generate(batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
