@@ -20,12 +20,16 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_openai import ChatOpenAI
 
 from promptailor.app.backends import resolve_model
+from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.openai import OpenAIChat
 from promptailor.app.backends.planted import PlantedChat
+from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.ranking_chat import ReadoutFallbackError
+from promptailor.app.backends.store import ResponseStore
 from promptailor.app.settings import Settings
 from promptailor.evals.types import EvalCase
 from promptailor.prompts.assemble import AssembledPrompt, assemble
+from promptailor.prompts.llm import ModelCall
 from promptailor.prompts.parse import parse_ranking
 from promptailor.prompts.patterns import Catalogue
 from tests.integration.fault_proxy import FAULTS, Fault, FaultProxy
@@ -189,6 +193,18 @@ def test_a_server_without_log_probabilities_costs_one_request(
     assert sum("no log-probabilities" in record.message for record in caplog.records) == 1
 
 
+def test_the_request_that_found_no_log_probabilities_is_counted(
+    hf_server: str, trained_lm: Path, film_prompts: list[AssembledPrompt]
+) -> None:
+    prompts = film_prompts[:3]
+    with FaultProxy(hf_server, rate=0.0) as proxy:
+        chat = client(str(trained_lm), proxy.url, "&readout=first_token&max_tokens=8")
+        port = ModelPort(spec="openai:tiny", model=chat, store=ResponseStore(), budget=Budget())
+        calls = [ModelCall(messages=prompt.messages, split="test", labels=prompt.labels) for prompt in prompts]
+        assert [port.complete(call).calls for call in calls] == [2, 1, 1]
+        assert proxy.requests == proxy.passed == port.store.requests == 4
+
+
 @pytest.fixture(scope="module")
 def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The planted model, for those who have the key."""
@@ -279,8 +295,11 @@ def test_the_proxys_faults_depend_on_the_request_not_on_who_was_first(planted_se
     bodies = [json.dumps({"model": "planted:1", "messages": [{"role": "user", "content": str(n)}]}) for n in range(60)]
 
     def statuses(order: Sequence[str]) -> dict[str, int]:
-        with FaultProxy(planted_server, rate=0.3, seed=5, faults=("rate_limit", "error")) as proxy:
-            answers = {body: httpx.post(f"{proxy.url}/chat/completions", content=body).status_code for body in order}
+        with (
+            FaultProxy(planted_server, rate=0.3, seed=5, faults=("rate_limit", "error")) as proxy,
+            httpx.Client() as http,
+        ):
+            answers = {body: http.post(f"{proxy.url}/chat/completions", content=body).status_code for body in order}
             assert proxy.requests == 60
             assert proxy.passed == sum(status == 200 for status in answers.values())
             assert proxy.injected.total() == 60 - proxy.passed
