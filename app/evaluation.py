@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,18 +15,30 @@ from rich.table import Table
 from promptailor.app.backends.budget import Budget, Spending
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.commit import current_commit
-from promptailor.app.headroom import measure_headroom
+from promptailor.app.headroom import TEST_USERS, VALIDATION_USERS, measure_headroom, sample_prompts
 from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.job import TrainConfig
-from promptailor.app.methods import PER_USER, SEARCHES, MethodSpec, build_methods, calls_model, parse_methods
+from promptailor.app.methods import (
+    PER_USER,
+    SEARCHES,
+    MethodSpec,
+    build_methods,
+    calls_model,
+    load_policies,
+    parse_methods,
+)
 from promptailor.app.progress import progress_bar
+from promptailor.app.projection import announce, project_evaluation
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, open_store
+from promptailor.evals.baselines.base import Method
 from promptailor.evals.baselines.registry import null_controls
 from promptailor.evals.controls import SHUFFLED
 from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve
 from promptailor.evals.runner import evaluate
+from promptailor.evals.types import EvalCase
+from promptailor.policies.base import PromptPolicy
 from promptailor.prompts.errors import InputError, RunInterruptedError
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, load_catalogue
 
@@ -59,6 +71,8 @@ class Evaluation(BaseModel):
     complete: bool
     spent: Spending
     """On requests of every part of a resumed run; each method's own cost is in the report."""
+    projected: Spending
+    """What was foreseen before the run."""
     cache_hits: int
     """Answers of this process that had been paid for before."""
     report: EvalReport
@@ -113,8 +127,11 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
     )
     specs = [_searched(spec, config, out, resume=resume) for spec in specs]
     cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
-    methods = build_methods(specs, workspace, config.seed)
+    policies = load_policies(specs, workspace)
+    methods = build_methods(specs, workspace, policies, config.seed)
     personal = [m for kind in PER_USER for m, spec in zip(methods, specs, strict=True) if spec.name == kind]
+    projected = _project(workspace, methods, policies, cases, config.decompose if personal else 0, config.seed)
+    announce("evaluating", projected, budget)
     info = RunInfo(
         environment=_environment(config, workspace),
         validation_users=workspace.split.validation,
@@ -143,8 +160,29 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
         folder=out,
         complete=report.incomplete is None,
         spent=store.spending,
+        projected=projected,
         cache_hits=store.hits,
         report=report,
+    )
+
+
+def _project(
+    workspace: Workspace,
+    methods: Sequence[Method],
+    policies: Mapping[str, PromptPolicy],
+    cases: Sequence[EvalCase],
+    n_prompts: int,
+    seed: int,
+) -> Spending:
+    """Project the methods, and the prompts that the gain decomposition scores."""
+    users = min(len(cases), TEST_USERS)
+    return project_evaluation(
+        workspace,
+        methods,
+        policies,
+        cases,
+        specs=sample_prompts(workspace, n_prompts, seed) if n_prompts else (),
+        trials_per_spec=2 * users + min(VALIDATION_USERS, len(workspace.split.validation)),
     )
 
 

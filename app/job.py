@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console, ConsoleOptions, RenderResult
 
+from promptailor.app.backends.budget import Spending
 from promptailor.app.run_folder import TrainingFolder
 from promptailor.app.wiring import Workspace
 from promptailor.graph.context import Context
@@ -66,6 +67,8 @@ class TrainSummary(BaseModel):
     """Input and output tokens of those requests, as the model counts them."""
     usd: float
     """What they cost, by the table of prices."""
+    projected: Spending
+    """What was foreseen before the run."""
     encoder_calls: int
     """Texts that went through the sentence encoder in this process; a replay has none."""
 
@@ -129,7 +132,9 @@ class Job:
             lambda: workspace.embeddings,
         )
 
-    def finish(self, stopped: Stopped, n_steps: int, reward: float | None, user_steps: int) -> TrainSummary:
+    def finish(
+        self, stopped: Stopped, n_steps: int, reward: float | None, user_steps: int, projected: Spending
+    ) -> TrainSummary:
         """Say what was done."""
         spent = self.workspace.store.spending
         return TrainSummary(
@@ -143,5 +148,6 @@ class Job:
             cache_hits=self.workspace.store.hits,
             tokens=spent.tokens,
             usd=spent.usd,
+            projected=projected,
             encoder_calls=self.workspace.encoder.calls,
         )

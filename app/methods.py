@@ -67,11 +67,15 @@ def calls_model(specs: list[MethodSpec]) -> bool:
     return any(spec.name not in CLASSIC for spec in specs)
 
 
-def build_methods(specs: list[MethodSpec], workspace: Workspace, seed: int) -> list[Method]:
-    """Return the methods: baselines fitted on training interactions, policies loaded behind one graph."""
-    policies: dict[str, PromptPolicy] = {
-        spec.label: workspace.load_policy(spec.folder) for spec in specs if spec.folder is not None
-    }
+def load_policies(specs: list[MethodSpec], workspace: Workspace) -> dict[str, PromptPolicy]:
+    """Return the learned methods' policies, by label."""
+    return {spec.label: workspace.load_policy(spec.folder) for spec in specs if spec.folder is not None}
+
+
+def build_methods(
+    specs: list[MethodSpec], workspace: Workspace, policies: Mapping[str, PromptPolicy], seed: int
+) -> list[Method]:
+    """Return the methods: baselines fitted on training interactions, policies behind one graph."""
     graph = workspace.graph(policies) if calls_model(specs) else None
     methods: list[Method] = []
     for spec in specs:

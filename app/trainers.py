@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from promptailor.app.job import Job, Preset, TrainSummary
+from promptailor.app.projection import announce, project_episodes, project_trials
 from promptailor.graph.build import RankGraph
 from promptailor.graph.rollout import GraphEvaluator, Progress
 from promptailor.graph.state import TrainInput, TrainOutput
@@ -107,6 +108,15 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
     if schedule.calls < schedule.users_per_update * schedule.steps_per_update:
         least = VALIDATIONS * selection.cost + schedule.users_per_update * schedule.steps_per_update
         raise InputError(f"--calls {config.calls}: one update and {VALIDATIONS} validations take {least}; give more")
+    projected = project_episodes(
+        workspace,
+        policy,
+        job.train,
+        job.context,
+        n_steps=n_steps,
+        user_steps=schedule.planned(len(job.train)) + VALIDATIONS * selection.cost,
+    )
+    announce(f"training {config.policy}", projected, workspace.budget)
     updates = train_stepwise(
         graph,
         A2C(policy, learning, seed=config.seed),
@@ -133,7 +143,7 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
             selection.best_steps = n_steps
         else:
             job.folder.mark(stopped)
-    return job.finish(stopped, selection.best_steps, selection.best, calls + selection.user_steps)
+    return job.finish(stopped, selection.best_steps, selection.best, calls + selection.user_steps, projected)
 
 
 def _train_one_shot(job: Job, progress: Progress) -> TrainSummary:
@@ -152,9 +162,11 @@ def _train_one_shot(job: Job, progress: Progress) -> TrainSummary:
         initial_length=job.initial_length,
         progress=count,
     )
+    projected = project_trials(workspace, job.train, evaluator.context, user_steps=config.calls)
+    announce(f"training {config.policy}", projected, workspace.budget)
     policy, stopped = _ONE_SHOT[config.policy](job, evaluator)
     job.save(policy, n_steps=1, stopped=stopped, user_steps=user_steps)
-    return job.finish(stopped, 1, None, user_steps)
+    return job.finish(stopped, 1, None, user_steps, projected)
 
 
 def _bandit(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:

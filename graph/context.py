@@ -24,7 +24,7 @@ class Context(BaseModel):
         None,
         ge=1,
         le=50,
-        description="Shuffled copies of each prompt, whose rankings are fused, so that no candidate gains by its place; "
+        description="Shuffled copies of each prompt, whose rankings are fused: no candidate gains by its place; "
         "empty takes the number the policy was trained with.",
     )
     refine: bool = Field(False, description="RPP+: let the refiner model rewrite the chosen sentences.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle
 from typing import Protocol
 
 from promptailor.graph.build import RankGraph
@@ -41,6 +41,18 @@ class Schedule:
     """User-steps in all; the loop stops before an update that would pass it."""
     patience: int | None = None
     """Stop after so many updates without a new best mean reward; the paper stops after 7."""
+
+    def planned(self, n_users: int) -> int:
+        """Return the user-steps that training takes where nothing stops it early."""
+        done = 0
+        for first in cycle(range(0, n_users, self.users_per_update)):
+            users = min(self.users_per_update, n_users - first)
+            for step in range(0, self.n_steps, self.steps_per_update):
+                until = min(step + self.steps_per_update, self.n_steps)
+                if done + users * (until - step) > self.calls:
+                    return done
+                done += users * (until - step)
+        return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,10 @@ class PlantedChat(RankingChat):
     ) -> ChatResult:
         return self._generate(messages, stop, **kwargs)
 
+    def count_tokens(self, messages: Sequence[BaseMessage]) -> int:
+        """Count words, as the usage it reports does."""
+        return sum(len(message.text.split()) for message in messages)
+
     def answer(self, system: str, user: str) -> str:
         """Answer one prompt: a ranking, or a rewritten sentence where that is what is asked."""
         if user.startswith(self._refine_affixes[0]):

@@ -115,9 +115,12 @@ class ModelPort:
             logger.warning("%s; asking %s instead", error, self.fallback.spec)
             return await self.fallback.acomplete(call)
 
-    def count_tokens(self, call: ModelCall) -> int:
-        """Return the input tokens of a call: exact where the model has its tokenizer here, else estimated."""
-        return self._count_tokens(_messages(call))
+    def foresee(self, call: ModelCall, answer: str) -> Spending:
+        """Return what a call would cost, were this its answer: exact where the model has its tokenizer here."""
+        n_output = self._count_tokens([AIMessage(answer)])
+        if call.labels and isinstance(self.model, RankingChat) and self.model.readout == "first_token":
+            n_output = 1
+        return self._spending(self._count_tokens(_messages(call)), n_output)
 
     def _complete(self, call: ModelCall) -> Completion:
         key = self._key(call)
