@@ -23,6 +23,8 @@ app.add_typer(lm_app, name="lm")
 
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+"""As shells report a process that SIGINT ended."""
 TABLE_WIDTH = 110
 """Least width that tables are drawn with, also into a file or a narrow window."""
 
@@ -35,8 +37,13 @@ UsersOption = Annotated[int, typer.Option("--users", min=1, help="First N users 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Keys every draw; never who is a test user.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; nothing is paid twice.")]
-BudgetOption = Annotated[str | None, typer.Option("--budget", help="Hard cap, as calls=N.")]
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget", help="Hard cap: calls=N, tokens=N, usd=X, or several with commas.")
+]
 CandidatesOption = Annotated[int, typer.Option("--candidates", min=2, help="Candidates per user.")]
+PermutationsOption = Annotated[
+    int, typer.Option("--permutations", min=1, max=50, help="Shuffled copies of each prompt, fused; each is a call.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 CatalogueOption = Annotated[Path | None, typer.Option("--catalogue", help="Your own sentences or domains, as YAML.")]
 
@@ -77,6 +84,7 @@ def train(
         typer.Option(help="`paper`: RPP as published; `on-policy`: with clipping, GAE and an entropy bonus."),
     ] = "default",
     candidates: CandidatesOption = 10,
+    permutations: PermutationsOption = 1,
     budget: BudgetOption = None,
     calls: Annotated[int, typer.Option("--calls", min=1, help="LLM calls to learn from.")] = 3_000,
     catalogue: CatalogueOption = None,
@@ -89,9 +97,12 @@ def train(
 
     config = TrainConfig(
         policy=policy, dataset=dataset, model=model, refiner=refiner, users=users, seed=seed, preset=preset,
-        n_candidates=candidates, budget=budget, calls=calls, catalogue=catalogue,
+        n_candidates=candidates, permutations=permutations, budget=budget, calls=calls, catalogue=catalogue,
     )  # fmt: skip
-    _print(run_training_job(config, out, resume=resume), json_output)
+    summary = run_training_job(config, out, resume=resume)
+    _print(summary, json_output)
+    if summary.stopped == "interrupted":
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 @app.command()
@@ -138,6 +149,9 @@ def rank(
         str | None, typer.Option("--dataset", help="Catalogue that bare item ids are looked up in.")
     ] = None,
     seed: SeedOption = 0,
+    permutations: Annotated[
+        int | None, typer.Option(min=1, max=50, help="Shuffled copies of each prompt; the policy's own where empty.")
+    ] = None,
     budget: BudgetOption = None,
     catalogue: CatalogueOption = None,
     json_output: JsonOption = False,
@@ -146,8 +160,8 @@ def rank(
     from promptailor.app.ranking import rank_file
 
     result = rank_file(
-        input_file, output, policy=policy, model=model, refiner=refiner, dataset=dataset, seed=seed, budget=budget,
-        catalogue=catalogue,
+        input_file, output, policy=policy, model=model, refiner=refiner, dataset=dataset, seed=seed,
+        permutations=permutations, budget=budget, catalogue=catalogue,
     )  # fmt: skip
     _print(result, json_output)
 
@@ -307,7 +321,7 @@ def main() -> None:
     # One OpenMP thread, before anything imports torch: small models on busy cores are many times slower with more.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from promptailor.prompts.errors import PromptailorError
+    from promptailor.prompts.errors import PromptailorError, RunInterruptedError
 
     try:
         app()
@@ -315,7 +329,7 @@ def main() -> None:
         if os.environ.get("PROMPTAILOR_DEBUG"):
             raise
         typer.echo(f"Error: {error}", err=True)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(EXIT_INTERRUPTED if isinstance(error, RunInterruptedError) else EXIT_BAD_INPUT)
     except OSError as error:  # a full disk, or a folder that may not be written, whoever was writing
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if os.environ.get("PROMPTAILOR_DEBUG") or not (full or error.filename):
