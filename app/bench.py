@@ -20,10 +20,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from promptailor.app.backends.local.bare import bare_generate
-from promptailor.app.backends.local.engine import Engine
+from promptailor.app.backends.local.chat import LocalChat
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.job import TrainConfig
-from promptailor.app.lm import model_path
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, train_inputs
@@ -35,6 +34,7 @@ from promptailor.policies.base import PolicyInfo, StepwisePolicy
 from promptailor.policies.reward import ndcg
 from promptailor.policies.types import AgentChoice, StateInputs
 from promptailor.prompts.assemble import AssembledPrompt, assemble
+from promptailor.prompts.errors import SpecError
 from promptailor.prompts.parse import parse_ranking
 from promptailor.prompts.patterns import PatternName
 
@@ -175,7 +175,12 @@ def _replay(dataset: str, model: str) -> list[Row]:
 def _readouts(dataset: str, model: str) -> list[Row]:
     """The in-process model: throughput against bare `generate`, and first token against written answers."""
     workspace = Workspace(settings=Settings(), dataset_name=dataset, model=model, store=ResponseStore())
-    engine = Engine.from_folder(model_path(model.partition(":")[2].partition("?")[0]))
+    chat = workspace.recommender.model
+    if not isinstance(chat, LocalChat):
+        raise SpecError(
+            f"--model {model}: bench measures models of this process; give embedded:... or transformers:..."
+        )
+    engine = chat.engine
     cases = workspace.cases(workspace.split.validation[:RANKED_USERS], 10, 0)
     prompts = [assemble(case.request, workspace.catalogue.manual_prompt, workspace.catalogue, seed=0) for case in cases]
     messages = [prompt.messages for prompt in prompts]

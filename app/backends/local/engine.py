@@ -25,9 +25,10 @@ Asked = TypeVar("Asked")
 Given = TypeVar("Given")
 
 MAX_NEW_TOKENS = 256
-_CHUNK = 16
-"""Prompts per forward pass on a CPU: enough to keep it busy, and few enough that sorting by length saves padding."""
-_CHUNK_ON_GPU = 64
+_AT_ONCE = 64
+"""Prompts per batch."""
+_SCORED_AT_ONCE_ON_CPU = 16
+"""Prompts per forward pass: enough to keep a core busy, and few enough that sorting by length saves padding."""
 _DECIMALS = 4
 """Log-probabilities are rounded, so that a batch's shape, which moves them by 1e-6 in float32, cannot swap two
 candidates; in half precision it moves them by up to 1e-2."""
@@ -87,7 +88,7 @@ class Engine:
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=self._ends, pad_token_id=self._pad
         )
-        self._chunk = _CHUNK if model.device.type == "cpu" else _CHUNK_ON_GPU
+        self._scored_at_once = _SCORED_AT_ONCE_ON_CPU if model.device.type == "cpu" else _AT_ONCE
         self._trie = lru_cache(maxsize=256)(self._make_trie)
 
     @classmethod
@@ -141,7 +142,7 @@ class Engine:
         """Do what `rank_batch` does for encoded prompts."""
         tries = [self._trie(tuple(of_prompt)) for of_prompt in labels]
         rows = [row for prompt, trie in zip(prompts, tries, strict=True) for row in self._rows(prompt, trie)]
-        read = iter(self._by_length(rows, [len(row.tokens) for row in rows], self._read_rows))
+        read = iter(_by_length(rows, [len(row.tokens) for row in rows], self._scored_at_once, self._read_rows))
         scores = []
         for trie, of_prompt in zip(tries, labels, strict=True):
             log_probs = trie.log_probs(torch.cat([next(read) for _ in trie.rows])).tolist()
@@ -153,12 +154,12 @@ class Engine:
     def order_tokens(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[str]]) -> list[Ordered]:
         """Answer encoded prompts by greedy decoding held to a permutation of the labels."""
         asked = list(zip(prompts, labels, strict=True))
-        return self._by_length(asked, [len(prompt) for prompt in prompts], self._order)
+        return _by_length(asked, [len(prompt) for prompt in prompts], _AT_ONCE, self._order)
 
     def generate_tokens(self, prompts: Sequence[list[int]], max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
         """Answer encoded prompts by greedy decoding, up to and including the end token."""
         lengths = [len(prompt) for prompt in prompts]
-        return self._by_length(prompts, lengths, lambda chunk: self._write(chunk, max_new_tokens))
+        return _by_length(prompts, lengths, _AT_ONCE, lambda chunk: self._write(chunk, max_new_tokens))
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:
         """Return the input embeddings of tokens, one row each, ready to receive a gradient."""
@@ -238,16 +239,17 @@ class Engine:
     def _tensor(self, values: list[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
-    def _by_length(
-        self, asked: Sequence[Asked], lengths: Sequence[int], run: Callable[[list[Asked]], Sequence[Given]]
-    ) -> list[Given]:
-        """Run chunks of similar length, and return the results in the given order."""
-        order = sorted(range(len(asked)), key=lambda i: lengths[i])
-        results: dict[int, Given] = {}
-        for start in range(0, len(order), self._chunk):
-            chunk = order[start : start + self._chunk]
-            results.update(zip(chunk, run([asked[i] for i in chunk]), strict=True))
-        return [results[i] for i in range(len(asked))]
+
+def _by_length(
+    asked: Sequence[Asked], lengths: Sequence[int], at_once: int, run: Callable[[list[Asked]], Sequence[Given]]
+) -> list[Given]:
+    """Run chunks of similar length, and return the results in the given order."""
+    order = sorted(range(len(asked)), key=lambda i: lengths[i])
+    results: dict[int, Given] = {}
+    for start in range(0, len(order), at_once):
+        chunk = order[start : start + at_once]
+        results.update(zip(chunk, run([asked[i] for i in chunk]), strict=True))
+    return [results[i] for i in range(len(asked))]
 
 
 def _placed(places: Places, n_opened: int) -> Places:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -100,6 +99,8 @@ def _device(name: str) -> torch.device:
 
 
 def _with_adapter(model: PreTrainedModel, name: str, folder: Path) -> PreTrainedModel:
+    from peft import PeftModel, get_peft_model_state_dict  # noqa: PLC0415 - takes seconds, and few models need it
+
     path = folder / _ADAPTER
     if not path.is_file():
         raise SpecError(f"adapter {str(folder)!r}: there is no {_ADAPTER} in it; give the folder of a LoRA adapter")
