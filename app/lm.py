@@ -1,4 +1,4 @@
-"""`promptailor lm`: train, measure and find embedded language models."""
+"""`promptailor lm`: train, measure and find embedded language models, and fine-tune any other."""
 
 from __future__ import annotations
 
