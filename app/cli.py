@@ -183,11 +183,17 @@ def serve_model(
 
 
 @app.command()
-def doctor(json_output: JsonOption = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Make one cheap call and say what this model can do.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
     """Say which back ends, data sets and extras work here, and what to install for the rest."""
     from promptailor.app.doctor import examine
+    from promptailor.app.probe import probe_model
 
-    _print(examine(), json_output)
+    _print(probe_model(model) if model else examine(), json_output)
 
 
 @app.command()

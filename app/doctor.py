@@ -12,15 +12,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 
+from promptailor.app.backends import PROVIDERS
 from promptailor.app.data import list_datasets
 from promptailor.app.settings import Settings
-
-_BACK_ENDS: dict[str, tuple[str | None, str]] = {
-    "planted:1": (None, "a simulated model for tests"),
-    "embedded:NAME": ("torch", "local"),
-    "openai:MODEL": ("langchain_openai", "openai"),
-}
-"""What a back end imports beyond the core, and the extra that brings it."""
 
 
 class Check(BaseModel):
@@ -50,9 +44,10 @@ def examine() -> Diagnosis:
     settings = Settings()
     checks = [Check(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0])]
     checks += [_extra(name, needed) for name, needed in _extras().items()]
-    for spec, (module, extra) in _BACK_ENDS.items():
-        ok = module is None or find_spec(module) is not None
-        checks.append(Check(name=spec, ok=ok, detail="ready" if ok else f"pip install 'promptailor[{extra}]'"))
+    for provider in PROVIDERS.values():
+        ok = provider.needs is None or find_spec(provider.needs) is not None
+        install = "" if ok else f"; pip install 'promptailor[{provider.extra}]'"
+        checks.append(Check(name=provider.example, ok=ok, detail=provider.about + install))
     for status in list_datasets(settings.data_dir):
         checks.append(Check(name=f"data {status.name}", ok=status.present, detail=status.detail))
     return Diagnosis(checks=checks)

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +23,8 @@ from promptailor.app.backends.budget import ONE_CALL, Budget, Spending
 from promptailor.app.backends.pace import Pace
 from promptailor.app.backends.prices import Price
 from promptailor.app.backends.ranking_chat import RankingChat, ReadoutFallbackError
-from promptailor.app.backends.retry import RetryPolicy, is_rate_limit, is_refusal, retry_after_s
+from promptailor.app.backends.retry import RetryPolicy, is_rate_limit, is_refusal, retry_after_s, true_reason
 from promptailor.app.backends.store import RecordedModel, ResponseStore, StoredResponse
-from promptailor.app.redact import redact
 from promptailor.prompts.errors import ModelCallError, PromptailorError
 from promptailor.prompts.llm import Completion, Message, ModelCall
 from promptailor.prompts.parse import MAX_ANSWER_LENGTH
@@ -120,7 +119,7 @@ class ModelPort:
         n_output = self._count_tokens([AIMessage(answer)])
         if call.labels and isinstance(self.model, RankingChat) and self.model.readout == "first_token":
             n_output = 1
-        return self._spending(self._count_tokens(_messages(call)), n_output)
+        return self._spending(self._count_tokens(chat_messages(call.messages)), n_output)
 
     def _complete(self, call: ModelCall) -> Completion:
         key = self._key(call)
@@ -219,8 +218,8 @@ class ModelPort:
 
     def _bound(self, call: ModelCall) -> Bound:
         if call.labels and isinstance(self.model, RankingChat):
-            return self.model.bind(labels=call.labels), _messages(call)
-        return self.model, _messages(call)
+            return self.model.bind(labels=call.labels), chat_messages(call.messages)
+        return self.model, chat_messages(call.messages)
 
     def _count_tokens(self, messages: list[BaseMessage]) -> int:
         if isinstance(self.model, RankingChat):
@@ -289,7 +288,7 @@ class _Attempts:
         if isinstance(error, PromptailorError):  # our own models' one-line errors; asking again would not help
             raise error
         port.store.spend(ONE_CALL)
-        reason = redact(f"{type(error).__name__}: {error}".replace("\n", " "))
+        reason = true_reason(error)
         if isinstance(error, ReadoutFallbackError):
             logger.warning("%s: %s", port.spec, error)
             return 0.0
@@ -323,8 +322,9 @@ def _pair(message: Message) -> tuple[str, str]:
     return message.role, message.content
 
 
-def _messages(call: ModelCall) -> list[BaseMessage]:
-    return [_MESSAGE_CLASSES[m.role](content=m.content) for m in call.messages]
+def chat_messages(messages: Sequence[Message]) -> list[BaseMessage]:
+    """Return messages as LangChain's."""
+    return [_MESSAGE_CLASSES[m.role](content=m.content) for m in messages]
 
 
 def _fault(answer: BaseMessage) -> str | None:

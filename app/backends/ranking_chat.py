@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from langchain_core.language_models import BaseChatModel
@@ -20,6 +21,15 @@ class ReadoutFallbackError(Exception):
 
     The port counts the request and sends another one at once.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What one request has shown of a model."""
+
+    answer: BaseMessage
+    lacks: Mapping[Readout, str]
+    """Why a readout does not work; those that are not here do."""
 
 
 class RankingChat(BaseChatModel):
@@ -42,6 +52,11 @@ class RankingChat(BaseChatModel):
     def max_candidates(self) -> int | None:
         """How many candidates the model can rank in one prompt; None where only its context bounds it."""
         return None
+
+    def probe(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> Probe:
+        """Ask once, and say which readouts work."""
+        answer = self.invoke(list(messages), labels=tuple(labels))
+        return Probe(answer=answer, lacks={r: "the back end has none" for r in READOUTS if r not in self.readouts})
 
     def count_tokens(self, messages: Sequence[BaseMessage]) -> int:
         """Return the input tokens of a prompt: exactly where the model has its tokenizer here, else estimated."""

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from promptailor.app.redact import redact
+
 _RETRIED_STATUS = frozenset({408, 409, 425, 429})
 """Answers of the 4xx class that a later request may not get."""
 _TOO_MANY = 429
@@ -39,6 +41,14 @@ class RetryPolicy:
             return min(asked, self.longest_retry_after_s)
         longest = min(self.first_wait_s * 2.0 ** (attempt - 1), self.longest_wait_s)
         return longest * random.uniform(0.5, 1.0)  # jitter, so that callers who failed together do not return together
+
+
+def true_reason(error: BaseException) -> str:
+    """Say in one line what went wrong, with the cause that a client's own exception hides, and without any key."""
+    own = f"{type(error).__name__}: {error}".rstrip(" .:")
+    cause = error.__cause__
+    hidden = f" ({type(cause).__name__}: {cause})" if cause is not None and str(cause) not in str(error) else ""
+    return redact(f"{own}{hidden}".replace("\n", " "))
 
 
 def status_code(error: Exception) -> int | None:

@@ -8,7 +8,14 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
-from promptailor.app.backends.retry import RetryPolicy, is_rate_limit, is_refusal, retry_after_s, status_code
+from promptailor.app.backends.retry import (
+    RetryPolicy,
+    is_rate_limit,
+    is_refusal,
+    retry_after_s,
+    status_code,
+    true_reason,
+)
 
 
 def failure(status: int, **headers: str) -> Exception:
@@ -60,3 +67,11 @@ def test_waits_grow_to_a_bound_and_differ_between_callers() -> None:
         waits = {policy.wait_s(attempt, failure(500)) for _ in range(20)}
         assert all(longest / 2 <= wait <= longest for wait in waits)
         assert len(waits) > 1
+
+
+def test_the_reason_that_a_client_hides_is_told() -> None:
+    try:
+        raise ConnectionError("Connection error.") from OSError("[Errno 111] Connection refused")
+    except ConnectionError as error:
+        assert true_reason(error) == "ConnectionError: Connection error (OSError: [Errno 111] Connection refused)"
+    assert true_reason(TimeoutError()) == "TimeoutError"
