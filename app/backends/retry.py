@@ -45,10 +45,15 @@ class RetryPolicy:
 
 def true_reason(error: BaseException) -> str:
     """Say in one line what went wrong, with the cause that a client's own exception hides, and without any key."""
-    own = f"{type(error).__name__}: {error}".rstrip(" .:")
-    cause = error.__cause__
-    hidden = f" ({type(cause).__name__}: {cause})" if cause is not None and str(cause) not in str(error) else ""
-    return redact(f"{own}{hidden}".replace("\n", " "))
+    told, cause = _line(error), error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    hidden = "" if str(cause) in str(error) else f" ({_line(cause)})"
+    return redact(f"{told}{hidden}")
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(" .:")
 
 
 def status_code(error: Exception) -> int | None:

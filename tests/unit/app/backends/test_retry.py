@@ -70,8 +70,7 @@ def test_waits_grow_to_a_bound_and_differ_between_callers() -> None:
 
 
 def test_the_reason_that_a_client_hides_is_told() -> None:
-    try:
-        raise ConnectionError("Connection error.") from OSError("[Errno 111] Connection refused")
-    except ConnectionError as error:
-        assert true_reason(error) == "ConnectionError: Connection error (OSError: [Errno 111] Connection refused)"
+    error, wrapped = ConnectionError("Connection error."), RuntimeError("Connection error.")
+    wrapped.__cause__, error.__cause__ = OSError("[Errno 111] Connection refused"), wrapped
+    assert true_reason(error) == "ConnectionError: Connection error (OSError: [Errno 111] Connection refused)"
     assert true_reason(TimeoutError()) == "TimeoutError"
