@@ -180,7 +180,11 @@ class VllmChat(RankingChat):
                 self._room(prompt, 1)
                 tokens = {label: written.first[label][0] for label in labels}
                 sampling = SamplingParams(
-                    temperature=0.0, max_tokens=1, allowed_token_ids=list(tokens.values()), logprobs=len(tokens)
+                    temperature=0.0,
+                    max_tokens=1,
+                    allowed_token_ids=list(tokens.values()),
+                    logprobs=len(tokens),
+                    detokenize=False,
                 )
                 return _Call(
                     prompt=prompt, sampling=sampling, readout="first_token", label_tokens=tokens, fallback=None
