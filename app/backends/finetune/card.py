@@ -18,7 +18,7 @@ library_name: peft
 A LoRA adapter (rank {rank}, alpha {alpha}, {n_parameters:,} parameters) made by `promptailor lm finetune`.
 `promptailor` reads it as `transformers:{base}?adapter=FOLDER`; peft and vLLM load it as it is.
 
-**Base.** `{base}`, whose weight files have the digest `{base_fingerprint}`.
+**Base.** `{base}`, fingerprint `{base_fingerprint}`.
 
 **Trained on** the training part of `{dataset}` (digest `{dataset_digest}`): the interactions of {n_users} users but the
 last two of each. A prompt shows a user's history up to a random moment, of random length, 4 to 20 candidates, and
@@ -31,7 +31,7 @@ prompt asks for. {steps} steps of {batch_size} examples, loss on the answers onl
 by the first token of the answer: NDCG@10 {before} without the adapter, {after} with it, gain {gain} (95 % intervals,
 users resampled). Test users were not asked.
 
-**What it is not.** The answer is the same whatever the reasoning sentence says, so prompts matter less to it than to
+**What it is not.** The answer taught is the same whatever the reasoning sentence says, so prompts matter less to it than to
 its base. It knows the items of one data set, and carries that data set's biases, popularity above all.
 
 **Terms.** Those of the base model and of the data set.

@@ -29,7 +29,7 @@ class FinetuneSettings(Model):
 
     base: str
     base_fingerprint: str
-    """Of the base model's weights."""
+    """Of the base model's files, or its commit on the hub."""
     dataset: str
     dataset_digest: str
     catalogue_digest: str
