@@ -270,9 +270,7 @@ def lm_finetune(
     out: Annotated[Path, typer.Option("--out", help="Folder of the adapter.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Updates of the adapter.")] = 500,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per update.")] = 16,
-    micro_batch_size: Annotated[
-        int, typer.Option("--micro-batch-size", min=1, help="Examples in memory at once.")
-    ] = 4,
+    micro_batch_size: Annotated[int, typer.Option("--micro-batch-size", min=1, help="Examples in memory at once.")] = 4,
     learning_rate: Annotated[float, typer.Option("--learning-rate", min=0.0, help="The highest.")] = 2e-4,
     lora_rank: Annotated[int, typer.Option("--rank", min=1, help="Of the adapter's matrices.")] = 16,
     max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens of prompt and answer.")] = 1024,

@@ -31,8 +31,8 @@ prompt asks for. {steps} steps of {batch_size} examples, loss on the answers onl
 by the first token of the answer: NDCG@10 {before} without the adapter, {after} with it, gain {gain} (95 % intervals,
 users resampled). Test users were not asked.
 
-**What it is not.** The answer taught is the same whatever the reasoning sentence says, so prompts matter less to it than to
-its base. It knows the items of one data set, and carries that data set's biases, popularity above all.
+**What it is not.** The answer taught is the same whatever the reasoning sentence says, so prompts matter less to it
+than to its base. It knows the items of one data set, and carries that data set's biases, popularity above all.
 
 **Terms.** Those of the base model and of the data set.
 """
