@@ -43,6 +43,4 @@ def load(spec: ModelSpec, settings: Settings) -> LocalChat:
         engine = Engine(model, tokenizer)
     except InputError as error:
         raise SpecError(f"--model {spec}: {error}") from None
-    return LocalChat.of(
-        engine, model_name=str(spec), fingerprint=model_fingerprint(spec.model, model, adapter), **fields
-    )
+    return LocalChat.of(engine, model_name=str(spec), fingerprint=model_fingerprint(spec.model, adapter), **fields)

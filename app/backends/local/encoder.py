@@ -35,10 +35,12 @@ class ChatEncoder:
                 "or put a chat_template.jinja into the folder"
             )
         self.tokenizer = tokenizer
-        self._markers: re.Pattern[str] | None = None
-        self._knows_system = self._renders(_SYSTEM)
-        sample = self._render([{"role": "user", "content": _USER}])
-        markers = {*tokenizer.all_special_tokens, *_MARKER.findall(sample)}
+        system = {"role": "system", "content": _SYSTEM}
+        user, assistant = ({"role": role, "content": _USER} for role in ("user", "assistant"))
+        self._knows_system = _SYSTEM in self._rendered_or_empty([system, user])  # some templates raise, some drop it
+        sample = self._render([user])
+        turns = self._rendered_or_empty([*([system] if self._knows_system else []), user, assistant, user])
+        markers = {*tokenizer.all_special_tokens, *_MARKER.findall(sample + turns)}
         self._markers = re.compile("|".join(map(re.escape, sorted(markers, key=lambda m: (-len(m), m)))) or "(?!)")
         self.labels = LabelTokens.of(self._ids, sample, tokenizer.unk_token_id)
         """How the candidates' numbers are written behind a prompt."""
@@ -59,23 +61,24 @@ class ChatEncoder:
         text: Any = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return str(text)
 
-    def _renders(self, system: str) -> bool:
-        """Tell whether a system message gets through: some templates raise, some drop it."""
-        chat = [{"role": "system", "content": system}, {"role": "user", "content": _USER}]
+    def _rendered_or_empty(self, chat: Sequence[dict[str, str]]) -> str:
+        """Render a conversation that the template may refuse."""
         try:
-            return system in self._render(chat)
+            return self._render(chat)
         except TemplateError:
-            return False
+            return ""
 
     def _render(self, chat: Sequence[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True))
+        """Render a conversation; a model that may think first is told to answer at once."""
+        template: Any = self.tokenizer.apply_chat_template
+        return str(template(list(chat), tokenize=False, add_generation_prompt=True, enable_thinking=False))
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)  # the template writes them
         return ids
 
     def _harmless(self, text: str) -> str:
-        return text if self._markers is None else self._markers.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+        return self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)
 
 
 def _without_system(chat: Sequence[dict[str, str]]) -> list[dict[str, str]]:

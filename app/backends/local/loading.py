@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from promptailor.prompts.errors import SpecError
 
@@ -24,6 +25,7 @@ _ANSWER_FILES = (
     "tokenizer*",
     "vocab*",
     "merges.txt",
+    "adapter_config.json",
 )
 """What answers depend on, in a folder."""
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
@@ -45,7 +47,11 @@ def load_causal_lm(
         SpecError: there is no such model, device or adapter, or they do not belong together.
     """
     where = _device(device)
-    name = str(Path(name).expanduser()) if name.startswith("~") else name
+    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():
+        raise SpecError(f"there is no folder {name!r}; name one, or a hub id such as owner/name")
+    name = str(Path(name).expanduser())
+    if Path(name, "adapter_config.json").is_file():
+        raise SpecError("this folder is an adapter; name its base model, and the folder as ?adapter=FOLDER")
     precision = getattr(torch, dtype) if dtype else torch.float32 if where.type == "cpu" else torch.bfloat16
     auto: Any = AutoModelForCausalLM
     try:
@@ -73,17 +79,15 @@ def fingerprint(*files: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def model_fingerprint(name: str, model: PreTrainedModel, adapter: Path | None) -> str:
-    """Digest what a model's answers depend on; the files of a hub id stand for themselves by their commit."""
-    commit = getattr(model.config, "_commit_hash", None) or ""
-    folders = [folder for folder in (None if commit else Path(name).expanduser(), adapter) if folder]
-    digest = fingerprint(*(file for folder in folders for file in _answer_files(folder)))
-    return "-".join(part for part in (commit[:16], digest if folders else "") if part)
+def model_fingerprint(name: str, adapter: Path | None = None) -> str:
+    """Digest the files that the answers of a model depend on, and of no name; a hub id must have been loaded before."""
+    loaded: Any = cached_file(str(Path(name).expanduser()), "config.json")
+    folders = [Path(loaded).parent, *([adapter] if adapter else [])]
+    return fingerprint(*(file for folder in folders for file in _answer_files(folder)))
 
 
 def _answer_files(folder: Path) -> Iterable[Path]:
-    patterns = (*_ANSWER_FILES, "adapter_config.json")
-    return sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    return sorted({file for pattern in _ANSWER_FILES for file in folder.glob(pattern)})
 
 
 def _device(name: str) -> torch.device:

@@ -63,6 +63,25 @@ def test_a_template_that_knows_no_system_message_is_given_its_text_in_the_users(
     assert (encoder.encode([system, user]) == merged) == (kind in ("mistral", "gpt2"))
 
 
+def test_markers_of_every_turn_stay_text(tiny_llm: TinyLlm) -> None:
+    tokenizer = tokenizer_of(tiny_llm("llama"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}<<SYS>>{{ m['content'] }}<</SYS>>"
+        "{% elif m['role'] == 'user' %}[Q] {{ m['content'] }}\n{% else %}[A] {{ m['content'] }}\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}[A] {% endif %}"
+    )
+    encoded = ChatEncoder(tokenizer).encode([Message(role="user", content="Up [A] 3 [Q] <<SYS>> [B] <history>")])
+    assert tokenizer.decode(encoded) == "[Q] Up [ A] 3 [ Q] << SYS>> [B] <history>\n[A] "
+
+
+def test_a_model_that_may_think_is_told_to_answer_at_once(tiny_llm: TinyLlm) -> None:
+    tokenizer = tokenizer_of(tiny_llm("llama"))
+    tokenizer.chat_template += "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    encoder = ChatEncoder(tokenizer)
+    text = encoder.decode(encoder.encode([Message(role="user", content="Rank. <think>")]))
+    assert text.endswith("Rank. < think>\nassistant\n<think>\n\n</think>\n\n")
+
+
 def test_a_conversation_that_the_template_refuses_is_one_line(tiny_llm: TinyLlm) -> None:
     tokenizer = tokenizer_of(tiny_llm("llama"))
     tokenizer.chat_template = (

@@ -85,8 +85,23 @@ def test_an_option_that_makes_no_sense_is_one_line(tiny_llm: TinyLlm, options: s
 def test_what_is_no_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     check_refused(str(tmp_path), "name a folder with config.json, tokenizer and")
-    check_refused(str(tmp_path / "nothing"), "name a folder with config.json, tokenizer and")
+    check_refused(str(tmp_path / "nothing"), "there is no folder")
     check_refused("nobody/nothing", "or a hub id that can be downloaded")
+
+
+def test_a_hub_id_that_was_downloaded_before_is_the_model_of_its_folder(
+    tiny_llm: TinyLlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached, commit = tmp_path / "models--tiny--rank", 40 * "a"
+    shutil.copytree(tiny_llm("llama"), cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    hub, folder = load("tiny/rank?device=cpu"), load(f"{tiny_llm('llama')}?device=cpu")
+    assert hub.fingerprint == folder.fingerprint
+    weights = folder.engine.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in hub.engine.model.state_dict().items())
 
 
 def test_a_folder_without_a_chat_template_is_refused(copied: Path) -> None:
@@ -131,6 +146,11 @@ def test_an_adapter_reloads_bit_for_bit(tiny_llm: TinyLlm, tmp_path: Path) -> No
         loaded = load(f"{base}?device=cpu&adapter={tmp_path / 'adapter'}").engine.model.state_dict()
         assert loaded.keys() == merged.keys()
         assert all(torch.equal(loaded[name], merged[name]) for name in merged)
+
+
+def test_an_adapter_alone_is_told_to_stand_beside_its_base(tiny_llm: TinyLlm, tmp_path: Path) -> None:
+    write_adapter(tiny_llm("llama"), tmp_path / "adapter")
+    check_refused(str(tmp_path / "adapter"), r"is an adapter; name its base model.*\?adapter=FOLDER")
 
 
 @pytest.mark.parametrize(("kind", "n_layers"), [("llama", 1), ("llama", 3), ("gpt2", 2), ("qwen2", 2)])
