@@ -198,12 +198,22 @@ def doctor(
 
 @app.command()
 def bench(
-    model: ModelOption = "embedded:ml-100k", dataset: DatasetOption = "ml-100k", json_output: JsonOption = False
+    model: ModelOption = "embedded:ml-100k",
+    dataset: DatasetOption = "ml-100k",
+    models: Annotated[
+        str | None, typer.Option("--models", help="Compare these models, separated by commas, on the same prompts.")
+    ] = None,
+    json_output: JsonOption = False,
 ) -> None:
-    """Measure speed and memory against the budgets."""
-    from promptailor.app.bench import run_bench
+    """Measure speed and memory against the budgets, or several models against each other."""
+    if models:
+        from promptailor.app.throughput import compare_models
 
-    _print(run_bench(dataset=dataset, model=model), json_output)
+        _print(compare_models([spec.strip() for spec in models.split(",")], dataset), json_output)
+    else:
+        from promptailor.app.bench import run_bench
+
+        _print(run_bench(dataset=dataset, model=model), json_output)
 
 
 @data_app.command("list")
