@@ -193,7 +193,8 @@ class Corpus:
         n_candidates = _pick(rng, (10, int(rng.integers(4, 21)), int(rng.integers(20, MAX_LABEL))), (0.6, 0.35, 0.05))
         positives = sequence[cut : cut + int(rng.integers(1, 4))]
         touched, negatives = set(sequence), set[int]()
-        while len(negatives) < n_candidates - len(positives):
+        n_untouched = len(self._items) - len(touched)  # in a small catalogue there may be too few
+        while len(negatives) < min(n_candidates - len(positives), n_untouched):
             item = int(rng.integers(len(self._items)))
             if item not in touched:
                 negatives.add(item)

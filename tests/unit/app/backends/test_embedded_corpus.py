@@ -47,6 +47,16 @@ def test_the_last_two_items_of_every_user_change_nothing(film_dataset: Dataset) 
     assert shown.title_sequence(one, 9) == changed.title_sequence(two, 9)
 
 
+def test_a_catalogue_with_hardly_an_untouched_item_gives_shorter_lists(film_dataset: Dataset) -> None:
+    items = dict(list(film_dataset.items.items())[:12])
+    everything = tuple(items)
+    small = dataclasses.replace(
+        film_dataset, items=items, sequences={"a": everything, "b": everything[::-1]}, profiles={}, times={}
+    )
+    corpus, rng = corpus_of(small), np.random.default_rng(0)
+    assert all(len(corpus.ranking(rng).numbers) <= 5 + 1 for _ in range(40))  # two untouched, three chosen, a stranger
+
+
 def test_an_answer_ranks_every_candidate_once_and_matches_its_numbers(film_dataset: Dataset) -> None:
     corpus, rng = corpus_of(film_dataset, in_words=0.0), np.random.default_rng(0)
     for _ in range(60):
