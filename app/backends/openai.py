@@ -35,7 +35,7 @@ _NEXT: dict[Readout, Readout] = {"first_token": "structured", "structured": "tex
 """What a readout falls back to."""
 _WORDS: dict[Readout, tuple[str, ...]] = {
     "first_token": ("logprob",),
-    "structured": ("response_format", "json_schema", "schema", "structured output"),
+    "structured": ("response_format", "schema", "structured output", "grammar"),
 }
 """Words by which a refusal of the readout is told from a refusal of the prompt."""
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
