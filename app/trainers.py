@@ -17,6 +17,7 @@ from promptailor.policies.base import OneShotPolicy, PromptPolicy
 from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
 from promptailor.policies.manual import Stopped
+from promptailor.policies.returns import Objective, serving_steps
 from promptailor.policies.random_search import random_search
 from promptailor.prompts.errors import BudgetExceededError, InputError
 
@@ -28,12 +29,13 @@ PAPER_PATIENCE = 7
 
 @dataclass(kw_only=True)
 class Selection:
-    """Keeps the checkpoint and the number of steps that served validation users best."""
+    """Keeps the checkpoint that served validation users best, and the number of steps to serve it with."""
 
     job: Job
     graph: RankGraph
     policy: PromptPolicy
     n_steps: int
+    objective: Objective
     progress: Progress
     best: float | None = None
     best_steps: int = 0
@@ -52,18 +54,18 @@ class Selection:
             self.graph, job.validation, job.context, n_steps=self.n_steps, split="validation", progress=self.progress
         )
         self.user_steps += self.cost
-        rewards = [mean(output.rewards[step] for output in outputs) for step in range(self.n_steps)]
-        step = max(range(self.n_steps), key=lambda k: rewards[k])
-        if self.best is None or rewards[step] > self.best:
-            self.best, self.best_steps = rewards[step], step + 1
+        n_steps = serving_steps([output.rewards for output in outputs], self.objective)
+        reward = mean(output.rewards[n_steps - 1] for output in outputs)
+        if self.best is None or reward > self.best:
+            self.best, self.best_steps = reward, n_steps
             job.save(
                 self.policy,
-                n_steps=step + 1,
+                n_steps=n_steps,
                 stopped=stopped,
                 user_steps=training_steps + self.user_steps,
                 fusion_weights=_fusion_weights(outputs, job.validation),
             )
-        return rewards[step]
+        return reward
 
 
 def _fusion_weights(outputs: Sequence[TrainOutput], users: Sequence[TrainInput]) -> tuple[float, ...]:
@@ -97,7 +99,9 @@ def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
     )
     graph = workspace.graph({config.policy: policy}, training=True)
     n_steps = learning.n_steps
-    selection = Selection(job=job, graph=graph, policy=policy, n_steps=n_steps, progress=progress)
+    selection = Selection(
+        job=job, graph=graph, policy=policy, n_steps=n_steps, objective=learning.objective, progress=progress
+    )
     schedule = Schedule(
         n_steps=n_steps,
         steps_per_update=learning.steps_per_update,

@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 
 Objective = Literal["sum", "final"]
 """What an episode is worth: the discounted sum of its rewards (the paper), or the reward of the ranking it serves."""
+ONE_SIDED_5_PERCENT = 1.645
+"""Standard errors beyond which fewer steps count as better."""
 
 
 def objective_rewards(rewards: Sequence[float], objective: Objective) -> list[float]:
@@ -52,3 +54,24 @@ def gae(rewards: Sequence[float], values: Sequence[float], *, gamma: float, lam:
         running = rewards[t] + gamma * values[t + 1] - values[t] + gamma * lam * running
         advantages[t] = running
     return advantages
+
+
+def serving_steps(rewards: Sequence[Sequence[float]], objective: Objective) -> int:
+    """Return with how many steps a policy is served.
+
+    One that learned for its last step is served with all of them, unless fewer serve validation users better by more
+    than chance: the best of several means over a hundred users is mostly the luckiest. One that learned for the sum of
+    its steps has no step of its own, so the best counts.
+
+    Args:
+        rewards: per validation user, the reward of serving with 1, 2, ... steps.
+        objective: what the policy learned for.
+    """
+    table = np.array(rewards)
+    means, last = table.mean(axis=0), table.shape[1] - 1
+    if objective == "sum":
+        return int(means.argmax()) + 1
+    gains = table - table[:, [last]]
+    errors = gains.std(axis=0, ddof=1) / np.sqrt(len(table))
+    better = gains.mean(axis=0) > ONE_SIDED_5_PERCENT * errors
+    return int(np.where(better, means, -np.inf).argmax()) + 1 if better[:last].any() else last + 1

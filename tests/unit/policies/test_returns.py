@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptailor.policies.returns import gae, n_step_returns, objective_rewards
+from promptailor.policies.returns import gae, n_step_returns, objective_rewards, serving_steps
 
 REWARDS, VALUES = [1.0, 0.0, 2.0], [0.5, 0.25, 1.0, 4.0]
 
@@ -69,3 +69,21 @@ def test_gae_agrees_with_torchrl(terminated: bool) -> None:
 def test_the_final_objective_counts_what_is_served() -> None:
     assert objective_rewards(REWARDS, "sum") == REWARDS
     assert objective_rewards(REWARDS, "final") == [0.0, 0.0, 2.0]
+
+
+def served(*means: float, n_users: int = 100, noise: float = 0.15) -> list[list[float]]:
+    """Rewards per user and step whose means are given and whose noise differs between steps."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.0, noise, (n_users, len(means)))
+    return (np.array(means) + draws - draws.mean(axis=0)).tolist()
+
+
+def test_a_policy_that_learned_for_its_last_step_serves_all_unless_fewer_are_clearly_better() -> None:
+    assert serving_steps(served(0.81, 0.82, 0.80), "final") == 3
+    assert serving_steps(served(0.81, 0.90, 0.80), "final") == 2
+    assert serving_steps(served(0.92, 0.90, 0.80), "final") == 1
+    assert serving_steps([[0.5], [0.7]], "final") == 1
+
+
+def test_a_policy_that_learned_for_the_sum_serves_its_best_step() -> None:
+    assert serving_steps(served(0.81, 0.82, 0.80), "sum") == 2
