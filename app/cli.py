@@ -295,7 +295,8 @@ def lm_finetune(
     json_output: JsonOption = False,
 ) -> None:
     """Fine-tune a LoRA adapter of any chat model on a data set's training interactions."""
-    from promptailor.app.lm import FinetuneConfig, finetune_model
+    from promptailor.app.backends.finetune import FinetuneConfig
+    from promptailor.app.lm import finetune_model
 
     config = FinetuneConfig(
         steps=steps, batch_size=batch_size, micro_batch_size=micro_batch_size, learning_rate=learning_rate,

@@ -17,8 +17,8 @@ from promptailor.policies.base import OneShotPolicy, PromptPolicy
 from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
 from promptailor.policies.manual import Stopped
-from promptailor.policies.returns import Objective, serving_steps
 from promptailor.policies.random_search import random_search
+from promptailor.policies.returns import Objective, serving_steps
 from promptailor.prompts.errors import BudgetExceededError, InputError
 
 VALIDATIONS = 2

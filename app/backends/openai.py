@@ -20,11 +20,12 @@ from pydantic import PrivateAttr, SecretStr
 from promptailor.app.backends.openai_readouts import (
     TOP_LOG_PROBS,
     label_log_probs,
+    probe_options,
     ranking_by,
     request_options,
     structured_ranking,
 )
-from promptailor.app.backends.ranking_chat import RankingChat, Readout, ReadoutFallbackError
+from promptailor.app.backends.ranking_chat import Probe, RankingChat, Readout, ReadoutFallbackError
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
 from promptailor.prompts.errors import SpecError
@@ -127,6 +128,23 @@ class OpenAIChat(ChatOpenAI, RankingChat):
             self._check_refusal(error, readout)
             raise
         return self._read(result, readout, labels)
+
+    def probe(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> Probe:
+        """Ask once for a schema and log-probabilities together, and see what comes."""
+        try:
+            result = super()._generate(list(messages), **probe_options(labels))
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if not any(word in error.message.lower() for words in _WORDS.values() for word in words):
+                raise
+            reason = "the server refuses schema and log-probabilities in one request; ask it for each"
+            return Probe(answer=AIMessage(""), lacks={"structured": reason, "first_token": reason})
+        generation = result.generations[0]
+        lacks: dict[Readout, str] = {}
+        if structured_ranking(generation.text) is None:
+            lacks["structured"] = "the server ignores the schema"
+        if label_log_probs((generation.generation_info or {}).get("logprobs"), labels) is None:
+            lacks["first_token"] = "the server sends no log-probabilities"
+        return Probe(answer=generation.message, lacks=lacks)
 
     def _check_refusal(self, error: openai.APIStatusError, readout: Readout) -> None:
         """Give the readout up where it, and not the prompt, is what the server refuses."""

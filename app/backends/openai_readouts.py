@@ -36,6 +36,16 @@ def request_options(readout: Readout, labels: Sequence[str]) -> dict[str, Any]:
             }
 
 
+def probe_options(labels: Sequence[str]) -> dict[str, Any]:
+    """Return what asks for a ranking by every readout at once."""
+    return {
+        "max_tokens": 16 * len(labels),
+        "logprobs": True,
+        "top_logprobs": TOP_LOG_PROBS,
+        "extra_body": {"response_format": ranking_format(labels)},
+    }
+
+
 def ranking_format(labels: Sequence[str]) -> dict[str, Any]:
     """Return the `response_format` of a ranking: as many labels as there are candidates.
 

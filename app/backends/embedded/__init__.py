@@ -6,6 +6,11 @@ imports torch; callers import it lazily.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
 from promptailor.app.backends.embedded.folder import finished_folder
 from promptailor.app.backends.local.chat import LocalChat
 from promptailor.app.backends.local.engine import Engine
@@ -25,11 +30,28 @@ def load(spec: ModelSpec, settings: Settings) -> LocalChat:
     """
     spec.refuse_unknown("readout", "threads", "max_batch_size")
     folder = finished_folder(spec.model, models_dir=settings.models_dir, data_dir=settings.data_dir)
+    with _quietly():
+        engine = Engine.from_folder(folder)
+    engine.context = (
+        None  # rotary positions have no end: titles nobody has trained on are long, and ranked all the same
+    )
     return LocalChat.of(
-        Engine.from_folder(folder),
+        engine,
         readout=spec.choice("readout", LocalChat.readouts, "first_token"),
         threads=spec.whole("threads", 1),
         max_batch_size=spec.whole("max_batch_size", 64),
         model_name=f"embedded:{spec.model}",
         fingerprint=fingerprint(folder / "model.safetensors"),  # the tokenizer is made for these weights
     )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Show no progress bar: a few megabytes are read at once, and the bar would stand before every answer."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -80,7 +80,7 @@ def finetune(
     engine = load_base(base, config)
     settings = FinetuneSettings(
         base=base,
-        base_fingerprint=model_fingerprint(base, engine.model, None),
+        base_fingerprint=model_fingerprint(base),
         dataset=dataset.name,
         dataset_digest=dataset.digest,
         catalogue_digest=catalogue.digest,

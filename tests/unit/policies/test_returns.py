@@ -75,7 +75,7 @@ def served(*means: float, n_users: int = 100, noise: float = 0.15) -> list[list[
     """Rewards per user and step whose means are given and whose noise differs between steps."""
     rng = np.random.default_rng(0)
     draws = rng.normal(0.0, noise, (n_users, len(means)))
-    return (np.array(means) + draws - draws.mean(axis=0)).tolist()
+    return [list(row) for row in np.array(means) + draws - draws.mean(axis=0)]
 
 
 def test_a_policy_that_learned_for_its_last_step_serves_all_unless_fewer_are_clearly_better() -> None:
