@@ -32,9 +32,8 @@ def load(spec: ModelSpec, settings: Settings) -> LocalChat:
     folder = finished_folder(spec.model, models_dir=settings.models_dir, data_dir=settings.data_dir)
     with _quietly():
         engine = Engine.from_folder(folder)
-    engine.context = (
-        None  # rotary positions have no end: titles nobody has trained on are long, and ranked all the same
-    )
+    # Rotary positions have no end: titles that nobody has trained on take many tokens, and are ranked all the same.
+    engine.context = None
     return LocalChat.of(
         engine,
         readout=spec.choice("readout", LocalChat.readouts, "first_token"),
@@ -49,9 +48,9 @@ def load(spec: ModelSpec, settings: Settings) -> LocalChat:
 def _quietly() -> Iterator[None]:
     """Show no progress bar: a few megabytes are read at once, and the bar would stand before every answer."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
