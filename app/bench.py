@@ -6,6 +6,7 @@ need wall-clock time say so in their unit.
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import subprocess
 import sys
@@ -13,16 +14,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import BaseModel, RootModel
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.connect import connect
 from promptailor.app.backends.local.bare import bare_generate
 from promptailor.app.backends.local.chat import LocalChat
+from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.job import TrainConfig
+from promptailor.app.loopback import slow_server
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace, train_inputs
@@ -35,6 +41,7 @@ from promptailor.policies.reward import ndcg
 from promptailor.policies.types import AgentChoice, StateInputs
 from promptailor.prompts.assemble import AssembledPrompt, assemble
 from promptailor.prompts.errors import SpecError
+from promptailor.prompts.llm import Message, ModelCall
 from promptailor.prompts.parse import parse_ranking
 from promptailor.prompts.patterns import PatternName
 
@@ -43,6 +50,9 @@ N_USERS = 100
 N_PROMPTS = 64
 GENERATED_TOKENS = 40
 RANKED_USERS = 300
+HTTP_CALLS = 1_000
+HTTP_CONCURRENCY = 64
+HTTP_LATENCY_S = 0.05
 
 
 class Row(BaseModel):
@@ -79,7 +89,13 @@ class Bench(RootModel[list[Row]]):
 
 def run_bench(*, dataset: str, model: str) -> Bench:
     """Measure everything; takes about two minutes."""
-    rows = [_graph_overhead(), *_start_up(), *_replay(dataset, model), *_readouts(dataset, model)]
+    rows = [
+        _graph_overhead(),
+        *_start_up(),
+        *_replay(dataset, model),
+        *_readouts(dataset, model),
+        *_concurrency(),
+    ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Bench([*rows, Row.at_most("peak_rss_mb", peak, "MB", 2_000)])
 
@@ -201,6 +217,28 @@ def _readouts(dataset: str, model: str) -> list[Row]:
         Row.at_least("first_token_speedup", written_s / ranked_s, "times", 5),
         Row.at_most("first_token_ndcg_gap", abs(gap), "NDCG@10", 0.01),
     ]
+
+
+def _concurrency() -> list[Row]:
+    """How near many requests at once come to the time that the server's latency allows; empty without the client."""
+    if find_spec("langchain_openai") is None:
+        return []
+    ideal = -(-HTTP_CALLS // HTTP_CONCURRENCY) * HTTP_LATENCY_S
+    with slow_server(HTTP_LATENCY_S) as url:
+        spec = f"openai:m?base_url={url}&concurrency={HTTP_CONCURRENCY}"
+        port = connect(spec, settings=Settings(), store=ResponseStore(), budget=Budget())
+        seconds = asyncio.run(_ask(port))
+    return [Row.at_most("http_ratio", seconds / ideal, f"of {ideal:g} s", 1.25)]
+
+
+async def _ask(port: ModelPort) -> float:
+    """Return the wall-clock seconds of all calls, after some that open the connections."""
+    numbers = range(HTTP_CONCURRENCY + HTTP_CALLS)
+    calls = [ModelCall(messages=(Message(role="user", content=str(n)),), split="test") for n in numbers]
+    await asyncio.gather(*map(port.acomplete, calls[:HTTP_CONCURRENCY]))
+    started = time.perf_counter()
+    await asyncio.gather(*map(port.acomplete, calls[HTTP_CONCURRENCY:]))
+    return time.perf_counter() - started
 
 
 def _timed(run: Callable[[], object]) -> float:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.connect import connect
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
+from promptailor.app.loopback import slow_server
 from promptailor.app.settings import Settings
 from promptailor.evals.planted import PlantedWorld
 from promptailor.evals.protocol import make_cases, split_users
@@ -79,46 +77,6 @@ def test_a_budget_holds_on_broken_connections(
         with pytest.raises(BudgetExceededError, match="the budget of 50 calls is spent"):
             rank_all(port, catalogue, users)
         assert proxy.requests == 50
-
-
-ANSWER = json.dumps(
-    {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "1\n2\n3"}}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 6, "total_tokens": 106},
-    }
-).encode()
-
-
-@contextmanager
-def slow_server(latency_s: float) -> Iterator[str]:
-    """A server that answers every request alike, after a while; lean, so that the client is what is measured."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-                await reader.readexactly(int(lengths[0].split(b":")[1]))
-                await asyncio.sleep(latency_s)
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
-                writer.write(b"Content-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(answer, "127.0.0.1", 0, backlog=256), loop).result()
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
 
 
 def test_sixty_four_requests_are_in_flight_at_once() -> None:
