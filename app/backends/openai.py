@@ -17,6 +17,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr, SecretStr
 
+from promptailor.app.backends.openai_client import AiohttpCompletions
 from promptailor.app.backends.openai_readouts import (
     TOP_LOG_PROBS,
     label_log_probs,
@@ -194,17 +195,20 @@ def load(spec: ModelSpec, settings: Settings) -> OpenAIChat:
     base_url, api_key = _base_url(spec) or settings.openai_base_url, _api_key(spec) or settings.openai_api_key
     if api_key is None and base_url is None:
         raise SpecError(f"--model {spec}: set OPENAI_API_KEY, or name a compatible server with ?base_url=URL")
-    return OpenAIChat(
+    timeout_s = spec.number("timeout", 60.0)
+    chat = OpenAIChat(
         model=spec.model,
         base_url=base_url,
         api_key=api_key or SecretStr("none"),  # a server of one's own asks for none, but the client insists on one
         temperature=spec.number("temperature", 0.0),
         max_completion_tokens=spec.whole("max_tokens", 1) if spec.text("max_tokens") else None,
         readout=spec.choice("readout", OpenAIChat.readouts, "text"),
-        timeout=spec.number("timeout", 60.0),
+        timeout=timeout_s,
         seed=int(spec.number("seed", 0)) if spec.text("seed") else None,
         max_retries=0,
     )
+    chat.async_client = AiohttpCompletions(chat.root_async_client, timeout_s)
+    return chat
 
 
 def _base_url(spec: ModelSpec) -> str | None:
