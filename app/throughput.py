@@ -10,6 +10,7 @@ from statistics import mean, median
 
 from pydantic import BaseModel, RootModel
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import kendalltau
 
@@ -50,10 +51,11 @@ class Comparison(RootModel[list[ModelSpeed]]):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the rows as a table."""
-        table = Table("model", "prompts/s", "CPU ms/prompt", "valid", "tau to the first", "tokens out", box=None)
+        table = Table("prompts/s", "CPU ms/prompt", "valid", "tau to the first", "tokens out", box=None)
+        table.add_column("model", overflow="fold")
         for row in self.root:
             numbers = f"{row.prompts_per_s:.1f}", f"{row.cpu_ms_per_prompt:.1f}", f"{row.valid:.1%}", f"{row.tau:.3f}"
-            table.add_row(row.model, *numbers, f"{row.output_tokens:.1f}")
+            table.add_row(*numbers, f"{row.output_tokens:.1f}", escape(row.model))
         yield table
 
 
