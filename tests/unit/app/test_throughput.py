@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from promptailor.app.throughput import compare_models
@@ -14,7 +15,7 @@ def test_models_are_compared_on_the_same_prompts() -> None:
     first, other = comparison.root
     assert (first.model, other.model) == ("planted:1", "planted:1?seed=1")
     assert first.valid == other.valid == 1.0
-    assert first.tau == 1.0
+    assert first.tau == pytest.approx(1.0)
     assert other.tau < 1.0
     assert first.prompts_per_s > 0
     written = io.StringIO()
