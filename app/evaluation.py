@@ -42,6 +42,8 @@ from promptailor.policies.base import PromptPolicy
 from promptailor.prompts.errors import InputError, RunInterruptedError
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, load_catalogue
 
+SEARCHED = "searched"
+"""Folder of the searches that an evaluation ran itself."""
 _REPORTED_PACKAGES = ("promptailor", "langgraph", "langchain-core", "torch", "transformers", "numpy", "scipy")
 
 
@@ -108,7 +110,9 @@ def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evalua
         RunInterruptedError: the user stopped it before there was anything to report.
     """
     store = open_store(out)
-    budget = Budget.parse(config.budget, used=store.spending)
+    searches = (open_store(folder) for folder in sorted((out / SEARCHED).glob("*")))
+    used = sum((search.spending for search in searches), store.spending)
+    budget = Budget.parse(config.budget, used=used)
     with stop_on_interrupt(budget):
         return _evaluate(config, out, store, budget, resume=resume)
 
@@ -125,7 +129,7 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
         store=store,
         budget=budget,
     )
-    specs = [_searched(spec, config, out, resume=resume) for spec in specs]
+    specs = [_searched(spec, config, out, budget, resume=resume) for spec in specs]
     cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
     policies = load_policies(specs, workspace)
     methods = build_methods(specs, workspace, policies, config.seed)
@@ -217,12 +221,12 @@ def action_names(catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     return {**names, "history_records": tuple(f"+{n}" for n in catalogue.history_records.increments)}
 
 
-def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, *, resume: bool) -> MethodSpec:
+def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, budget: Budget, *, resume: bool) -> MethodSpec:
     """Search a best prompt on training users where the method string names no folder."""
     if spec.folder is not None or spec.name not in SEARCHES:
         return spec
     assert config.model is not None, "a search needs a model; checked by the workspace"
-    folder = out / "searched" / spec.name
+    folder = out / SEARCHED / spec.name
     train = TrainConfig(
         policy=spec.name,
         dataset=config.dataset,
@@ -232,7 +236,8 @@ def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, *, resume: bo
         calls=config.search_calls,
         catalogue=config.catalogue,
     )
-    if run_training_job(train, folder, resume=resume or folder.exists()).stopped == "interrupted":
+    summary = run_training_job(train, folder, resume=resume or folder.exists(), budget=budget)
+    if summary.stopped == "interrupted":
         raise RunInterruptedError(f"stopped while searching {spec.label}; go on with --resume")
     return MethodSpec(name=spec.name, label=spec.label, folder=folder, serving=spec.serving)
 

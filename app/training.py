@@ -7,8 +7,10 @@ on: the same policy, the same number of calls as an unbroken run.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from promptailor.app.backends.budget import Budget
+from promptailor.app.backends.connect import content_spec
 from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.job import Job, TrainConfig, TrainSummary
 from promptailor.app.progress import progress_bar
@@ -21,8 +23,14 @@ from promptailor.prompts.errors import DataError, InputError, SpecError
 from promptailor.prompts.patterns import load_catalogue
 
 
-def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSummary:
+def run_training_job(config: TrainConfig, out: Path, *, resume: bool, budget: Budget | None = None) -> TrainSummary:
     """Train a policy.
+
+    Args:
+        config: every setting.
+        out: the run's folder.
+        resume: go on with the run that the folder holds.
+        budget: of a job that this run is a part of, and that counts what it has spent; else the config's own.
 
     Raises:
         InputError: unknown names, a folder that holds another run, or a data set that lacks users.
@@ -41,7 +49,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
         seed=config.seed,
         catalogue=load_catalogue(config.catalogue),
         store=store,
-        budget=Budget.parse(config.budget, used=store.spending),
+        budget=budget or Budget.parse(config.budget, used=store.spending),
     )
     split = workspace.split
     if config.users > len(split.train):
@@ -53,7 +61,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
     workspace.resources()  # every name is resolved before anything is written
     job = Job(
         config=config,
-        folder=TrainingFolder.open(out, config.model_dump(mode="json"), resume=resume),
+        folder=TrainingFolder.open(out, _identity(config), resume=resume),
         workspace=workspace,
         train=train,
         validation=validation,
@@ -66,3 +74,10 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool) -> TrainSu
         if not store.requests:
             job.folder.withdraw()
         raise
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """Return what makes two runs the same run: not their budget, nor how fast their models are asked."""
+    models = {"model": config.model, "refiner": config.refiner}
+    content = {role: str(content_spec(text)) if text else None for role, text in models.items()}
+    return config.model_dump(mode="json", exclude={"budget"}) | content

@@ -140,6 +140,9 @@ def test_a_budget_stops_training_with_a_usable_policy(tmp_path: Path) -> None:
     )  # fmt: skip
     report = json.loads(evaluated.stdout)["report"]
     assert set(report["methods"]) == {"random", "manual", "rpp"}
+    more = json.loads(run(*TRAIN, "--budget", "calls=5000", "--out", str(out), "--resume", "--json").stdout)
+    assert more["stopped"] == "finished"
+    assert more["llm_requests"] > 150
 
 
 def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Path) -> None:
@@ -158,6 +161,15 @@ def test_an_evaluation_cut_short_by_its_budget_says_so_and_resumes(tmp_path: Pat
     short = run(*command, "--budget", "calls=70", "--out", str(out), check=False)
     assert short.returncode == 3, short.stderr
     assert json.loads((out / "report.json").read_text())["incomplete"]
+
+
+def test_a_search_within_an_evaluation_is_paid_from_its_budget(tmp_path: Path) -> None:
+    out = tmp_path / "evaluate"
+    command = ["evaluate", *PLANTED, "--methods", "identity,random-search", "--users", "20", "--out", str(out)]
+    short = run(*command, "--budget", "calls=200", check=False)
+    assert short.returncode == 3, short.stderr
+    assert ResponseStore(out / "searched" / "random-search" / "responses.sqlite").requests == 200
+    assert ResponseStore(out / "responses.sqlite").requests == 0
 
 
 @pytest.mark.parametrize(
