@@ -85,7 +85,7 @@ def test_a_run_killed_at_random_points_and_resumed_equals_the_unbroken_run(tmp_p
     resumed = json.loads(run(*train, "--out", str(broken), *(["--resume"] if broken.exists() else []), "--json").stdout)
     assert fingerprint(broken) == fingerprint(tmp_path / "whole")
     for summary in (resumed, whole):
-        del summary["folder"], summary["encoder_calls"]
+        del summary["folder"], summary["encoder_calls"], summary["cache_hits"]  # of this process
     assert resumed == whole
 
 
@@ -195,7 +195,7 @@ def test_a_search_within_an_evaluation_is_paid_from_its_budget(tmp_path: Path) -
         ([*RANK, "--policy", "rpp=missing"], "missing"),
         ([*RANK, "--model", "openai:gpt"], "set OPENAI_API_KEY, or name a compatible server with ?base_url=URL"),
         ([*RANK, "--model", "embedded:nope"], "embedded model 'nope': there are games, lastfm, ml-100k, ml-1m"),
-        ([*RANK, "--model", "nope:1"], "unknown provider 'nope'; there are embedded, planted, openai"),
+        ([*RANK, "--model", "nope:1"], "unknown provider 'nope'; there are embedded, transformers, vllm, openai"),
         ([*RANK, "--catalogue", "nope.yaml"], "nope.yaml"),
         (["train", "--policy", "rpp", "--dataset", "ml-100k"], "promptailor data get ml-100k"),
         (
@@ -267,10 +267,10 @@ def test_ranking_that_was_cut_short_goes_on_and_pays_for_nothing_twice(tmp_path:
 def test_a_server_that_is_not_there_is_one_line_with_the_true_reason(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(GOOD + "\n", "utf-8")
     files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
-    done = run("rank", *files, "--model", "openai:m?base_url=http://127.0.0.1:9/v1", check=False)
+    done = run("rank", *files, "--model", "openai:m?base_url=http://127.0.0.1:9/v1&attempts=3", check=False)
     assert done.returncode == 2
     assert "failed 3 times; the last time: " in done.stderr
-    assert "onnection" in done.stderr
+    assert "ConnectionRefusedError" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
@@ -313,7 +313,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(tmp_pat
     full = run(*train, "--out", str(small_disk / "run"), check=False)
     assert full.returncode == 2
     assert "disk is full; free some space and go on with --resume" in full.stderr
-    assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+    assert [line.startswith("Error: ") for line in full.stderr.splitlines()] == [False, True], full.stderr
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     resumed = json.loads(run(*train, "--out", str(small_disk / "run"), "--resume", "--json").stdout)
     whole = json.loads(run(*train, "--out", str(tmp_path / "whole"), "--json").stdout)

@@ -293,7 +293,7 @@ def test_a_long_prompt_shows_less_history_or_gives_way_to_another(base: Path, fi
 def test_what_cannot_be_adapted_is_an_error_of_one_line(base: Path, film_dataset: Dataset, tmp_path: Path) -> None:
     mute = with_template(base, None, tmp_path / "mute")
     for wrong, reason in (
-        (tmp_path / "nowhere", "name a folder with"),
+        (tmp_path / "nowhere", "there is no folder .*name one, or a hub id"),
         (mute, "the tokenizer has no chat template"),
     ):
         with pytest.raises(SpecError, match=f"--base {wrong}: .*{reason}") as caught:
