@@ -128,6 +128,17 @@ def test_a_recorded_run_is_replayed_without_its_model_and_gives_the_same_policy(
     assert "holds no answer to this prompt" in other.stderr
 
 
+def test_a_recorded_evaluation_is_replayed_to_the_same_records(tmp_path: Path) -> None:
+    evaluate = ["evaluate", "--dataset", "planted", "--methods", "identity,manual", "--users", "20"]
+    run(*evaluate, "--model", "planted:1", "--out", str(tmp_path / "recorded"))
+    summary = json.loads(
+        run(*evaluate, "--model", f"replay:{tmp_path / 'recorded'}", "--out", str(tmp_path / "again"), "--json").stdout
+    )
+    assert summary["spent"]["calls"] == 0
+    records = [(tmp_path / name / "per_user.jsonl").read_bytes() for name in ("recorded", "again")]
+    assert records[0] == records[1]
+
+
 def test_a_budget_stops_training_with_a_usable_policy(tmp_path: Path) -> None:
     out = tmp_path / "run"
     summary = json.loads(run(*TRAIN, "--budget", "calls=150", "--out", str(out), "--json").stdout)
