@@ -9,20 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from pydantic import BaseModel, Field, ValidationError
 
+from promptailor.app.backends.messages import chat_messages
 from promptailor.app.backends.openai_readouts import RANKING, TOP_LOG_PROBS, ranking_by
 from promptailor.prompts.domain import Item
+from promptailor.prompts.llm import Message
 from promptailor.prompts.parse import parse_ranking
-
-_MESSAGE_CLASSES: Mapping[str, type[BaseMessage]] = {
-    "system": SystemMessage,
-    "developer": SystemMessage,
-    "user": HumanMessage,
-    "assistant": AIMessage,
-}
 
 
 class ProtocolError(Exception):
@@ -55,7 +50,8 @@ class ChatMessage(BaseModel):
     def to_langchain(self) -> BaseMessage:
         """Return the message a chat model reads."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return _MESSAGE_CLASSES[self.role](content=text)
+        role = "system" if self.role == "developer" else self.role
+        return chat_messages([Message(role=role, content=text)])[0]
 
 
 class StreamOptions(BaseModel):

@@ -190,10 +190,14 @@ def doctor(
     json_output: JsonOption = False,
 ) -> None:
     """Say which back ends, data sets and extras work here, and what to install for the rest."""
-    from promptailor.app.doctor import examine
-    from promptailor.app.probe import probe_model
+    if model:
+        from promptailor.app.probe import probe_model
 
-    _print(probe_model(model) if model else examine(), json_output)
+        _print(probe_model(model), json_output)
+    else:
+        from promptailor.app.doctor import examine
+
+        _print(examine(), json_output)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from promptailor.app.backends.budget import Budget
 
-_REASON = "stopped by the user; go on with --resume"
+_REASON = "stopped by the user; what was paid for is kept: the same command goes on (train and evaluate with --resume)"
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def stop_on_interrupt(budget: Budget) -> Iterator[None]:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         budget.stop(_REASON)
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # not `before`: that may be a surrounding block's
         Console(stderr=True).print("Stopping after the requests in flight; press Ctrl-C again to stop at once.")
 
     signal.signal(signal.SIGINT, stop)

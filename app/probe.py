@@ -11,7 +11,8 @@ from rich.table import Table
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.connect import connect
-from promptailor.app.backends.port import ModelPort, chat_messages
+from promptailor.app.backends.messages import chat_messages
+from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.ranking_chat import READOUTS, Probe, RankingChat, Readout
 from promptailor.app.backends.retry import is_refusal, true_reason
 from promptailor.app.backends.store import ResponseStore

@@ -150,7 +150,9 @@ def project_evaluation(
 
 
 def announce(what: str, cost: Spending, budget: Budget) -> None:
-    """Say what a run will cost at most, and whether its budget allows it."""
+    """Say what a run will cost, where it costs anything, and whether its budget allows it."""
+    if not cost.calls:
+        return
     caps = ((cost.calls, budget.calls), (cost.tokens, budget.tokens), (cost.usd, budget.usd))
     short = any(cap is not None and value > cap for value, cap in caps)
     warning = "; the budget will stop it before its end" if short else ""

@@ -161,8 +161,10 @@ class Workspace:
 
 def _world_name(spec: ModelSpec) -> str | None:
     """Return the planted world behind `planted:NAME` or `openai:planted:NAME`."""
-    name = spec.model if spec.provider == PLANTED else spec.model.partition(f"{PLANTED}:")[2]
-    return name or None
+    if spec.provider == PLANTED:
+        return spec.model
+    served = ModelSpec.parse(spec.model) if spec.model.startswith(f"{PLANTED}:") else None
+    return served.model if served else None
 
 
 def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, cycle
+from itertools import count
 from typing import Protocol
 
 from promptailor.graph.build import RankGraph
@@ -42,17 +42,38 @@ class Schedule:
     patience: int | None = None
     """Stop after so many updates without a new best mean reward; the paper stops after 7."""
 
+    def turns(self, n_users: int) -> Iterator[Turn]:
+        """Yield what is done between updates, in order, where nothing stops training early."""
+        done = 0
+        for epoch in count(1):
+            for first in range(0, n_users, self.users_per_update):
+                until_user = min(first + self.users_per_update, n_users)
+                for step in range(0, self.n_steps, self.steps_per_update):
+                    until_step = min(step + self.steps_per_update, self.n_steps)
+                    done += (until_user - first) * (until_step - step)
+                    if done > self.calls:
+                        return
+                    yield Turn(
+                        epoch=epoch, users=slice(first, until_user), step=step, until_step=until_step, calls=done
+                    )
+
     def planned(self, n_users: int) -> int:
         """Return the user-steps that training takes where nothing stops it early."""
-        done = 0
-        for first in cycle(range(0, n_users, self.users_per_update)):
-            users = min(self.users_per_update, n_users - first)
-            for step in range(0, self.n_steps, self.steps_per_update):
-                until = min(step + self.steps_per_update, self.n_steps)
-                if done + users * (until - step) > self.calls:
-                    return done
-                done += users * (until - step)
-        return done
+        return max((turn.calls for turn in self.turns(n_users)), default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Some steps of some users, after which the policy is updated."""
+
+    epoch: int
+    """From 1."""
+    users: slice
+    """Places in the epoch's order."""
+    step: int
+    until_step: int
+    calls: int
+    """User-steps when it is done, those of earlier turns included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,28 +113,26 @@ def train_stepwise(
     Raises:
         BudgetExceededError: the budget ran out; updates already yielded stand.
     """
-    calls, number, best, since_best = 0, 0, float("-inf"), 0
-    for epoch in count(1):
-        seed = context.seed + 1_000_003 * epoch
+    best, since_best = float("-inf"), 0
+    for number, turn in enumerate(schedule.turns(len(inputs)), 1):
+        seed = context.seed + 1_000_003 * turn.epoch
+        if turn.step == 0:
+            if turn.users.start == 0:
+                users = _shuffled(inputs, seed)
+            batch = users[turn.users]
         explore = context.model_copy(update={"explore": True, "seed": seed, "split": "train"})
-        users = sorted(inputs, key=lambda user: uniform("order of users", seed, user.user_id))
-        for first in range(0, len(users), schedule.users_per_update):
-            batch = users[first : first + schedule.users_per_update]
-            for step in range(0, schedule.n_steps, schedule.steps_per_update):
-                until = min(step + schedule.steps_per_update, schedule.n_steps)
-                if calls + len(batch) * (until - step) > schedule.calls:
-                    return
-                outputs = run_training(graph, batch, explore, n_steps=until, progress=progress)
-                stats = learner.update([to_rollout(output, initial_length) for output in outputs])
-                batch = [
-                    user.model_copy(update={"trace": output.trace}) for user, output in zip(batch, outputs, strict=True)
-                ]
-                calls, number = calls + len(batch) * (until - step), number + 1
-                yield Update(number=number, epoch=epoch, calls=calls, stats=stats)
-                since_best = 0 if stats.mean_reward > best else since_best + 1
-                best = max(best, stats.mean_reward)
-                if schedule.patience is not None and since_best >= schedule.patience:
-                    return
+        outputs = run_training(graph, batch, explore, n_steps=turn.until_step, progress=progress)
+        stats = learner.update([to_rollout(output, initial_length) for output in outputs])
+        batch = [user.model_copy(update={"trace": output.trace}) for user, output in zip(batch, outputs, strict=True)]
+        yield Update(number=number, epoch=turn.epoch, calls=turn.calls, stats=stats)
+        since_best = 0 if stats.mean_reward > best else since_best + 1
+        best = max(best, stats.mean_reward)
+        if schedule.patience is not None and since_best >= schedule.patience:
+            return
+
+
+def _shuffled(inputs: Sequence[TrainInput], seed: int) -> list[TrainInput]:
+    return sorted(inputs, key=lambda user: uniform("order of users", seed, user.user_id))
 
 
 def serve_greedily(

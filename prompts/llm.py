@@ -14,11 +14,14 @@ Split = Literal["train", "validation", "test", "serve"]
 """Part of the cache key, so that validation can never read an answer recorded while training."""
 
 
+Role = Literal["system", "user", "assistant"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One chat message."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 

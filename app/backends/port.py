@@ -8,18 +8,19 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import Runnable
 
 from promptailor.app.backends.breaker import CircuitBreaker
 from promptailor.app.backends.budget import ONE_CALL, Budget, Spending
+from promptailor.app.backends.messages import chat_messages
 from promptailor.app.backends.pace import Pace
 from promptailor.app.backends.prices import Price
 from promptailor.app.backends.ranking_chat import RankingChat, ReadoutFallbackError
@@ -31,11 +32,6 @@ from promptailor.prompts.parse import MAX_ANSWER_LENGTH
 
 logger = logging.getLogger(__name__)
 
-_MESSAGE_CLASSES: dict[str, type[BaseMessage]] = {
-    "system": SystemMessage,
-    "user": HumanMessage,
-    "assistant": AIMessage,
-}
 _REMEMBERED = 10_000
 """Answers whose callers may still be between a look into the store and asking."""
 _MOST_OUTPUT_TOKENS = 1_024
@@ -320,11 +316,6 @@ def cache_key(spec: str, call: ModelCall, *, fingerprint: str = "") -> str:
 
 def _pair(message: Message) -> tuple[str, str]:
     return message.role, message.content
-
-
-def chat_messages(messages: Sequence[Message]) -> list[BaseMessage]:
-    """Return messages as LangChain's."""
-    return [_MESSAGE_CLASSES[m.role](content=m.content) for m in messages]
 
 
 def _fault(answer: BaseMessage) -> str | None:

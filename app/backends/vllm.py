@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, BaseMessage
@@ -38,18 +38,15 @@ from promptailor.app.backends.local.encoder import ChatEncoder
 from promptailor.app.backends.local.engine import MAX_NEW_TOKENS, LabelScores
 from promptailor.app.backends.local.labels import LABELS
 from promptailor.app.backends.local.loading import fingerprint
+from promptailor.app.backends.messages import plain_messages
 from promptailor.app.backends.ranking_chat import READOUTS, RankingChat, Readout
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
 from promptailor.prompts.errors import InputError, SpecError
-from promptailor.prompts.llm import Message
 
-_DECIMALS = 4
-"""Log-probabilities are rounded, so that a batch's shape, which moves them by 1e-6, cannot swap two candidates."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM makes room for."""
-_ROLES: dict[str, Literal["system", "user", "assistant"]] = {"system": "system", "human": "user", "ai": "assistant"}
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +112,7 @@ class VllmChat(RankingChat):
 
     def count_tokens(self, messages: Sequence[BaseMessage]) -> int:
         """Return the input tokens of a prompt, exactly."""
-        return len(self._encoder.encode([_message(m) for m in messages]))
+        return len(self._encoder.encode(plain_messages(messages)))
 
     def close(self) -> None:
         """Stop the engine and give its memory back; otherwise it goes with the process."""
@@ -157,7 +154,7 @@ class VllmChat(RankingChat):
         max_new_tokens: int | None = None,
         **_: Any,
     ) -> tuple[_Call, Future[RequestOutput]]:
-        prompt = self._encoder.encode([_message(m) for m in messages])
+        prompt = self._encoder.encode(plain_messages(messages))
         if labels and self.readout != "text":
             call = self._ranking_call(prompt, labels)
         else:
@@ -216,7 +213,7 @@ class VllmChat(RankingChat):
             metadata["fallback"] = call.fallback
         if call.label_tokens:
             read = answer.logprobs[0]
-            scores = LabelScores({k: round(read[token].logprob, _DECIMALS) for k, token in call.label_tokens.items()})
+            scores = LabelScores.of({label: read[token].logprob for label, token in call.label_tokens.items()})
             text, metadata["label_log_probs"] = "\n".join(scores.ranking), scores.log_probs
         n_in, n_out = len(call.prompt), len(answer.token_ids)
         usage = UsageMetadata(
@@ -236,13 +233,6 @@ def permutation_grammar(labels: Sequence[str]) -> str:
         f"{json.dumps(label)} rest::set_bit({n}) %if bit_clear({n})" for n, label in enumerate(labels)
     )
     return f'start: label::0\nlabel::_: {choices}\nrest::_: "" %if {whole}\n  | "\\n" label::_ %if not({whole})\n'
-
-
-def _message(message: BaseMessage) -> Message:
-    role = _ROLES.get(message.type)
-    if role is None:
-        raise InputError(f"messages: the model reads {', '.join(_ROLES)} messages, not {message.type!r}")
-    return Message(role=role, content=message.text)
 
 
 @functools.cache

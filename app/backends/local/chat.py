@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -17,11 +17,8 @@ from pydantic import PrivateAttr
 
 from promptailor.app.backends.gather import Gatherer
 from promptailor.app.backends.local.engine import MAX_NEW_TOKENS, Engine
+from promptailor.app.backends.messages import plain_messages
 from promptailor.app.backends.ranking_chat import READOUTS, RankingChat, Readout
-from promptailor.prompts.errors import InputError
-from promptailor.prompts.llm import Message
-
-_ROLES: dict[str, Literal["system", "user", "assistant"]] = {"system": "system", "human": "user", "ai": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class LocalChat(RankingChat):
 
     def count_tokens(self, messages: Sequence[BaseMessage]) -> int:
         """Return the input tokens of a prompt, exactly."""
-        return len(self._engine.encoder.encode([_message(m) for m in messages]))
+        return len(self._engine.encoder.encode(plain_messages(messages)))
 
     @property
     def _llm_type(self) -> str:
@@ -122,7 +119,7 @@ class LocalChat(RankingChat):
         readout: Readout = self.readout if labels else "text"
         ranked = () if readout == "text" else tuple(labels)
         # Encoded, and so checked, here: a wrong call cannot fail the batch it would have been in.
-        prompt = self._engine.encode([_message(m) for m in messages], labels=ranked, readout=readout)
+        prompt = self._engine.encode(plain_messages(messages), labels=ranked, readout=readout)
         longest, context = max_new_tokens or self.max_new_tokens, self._engine.context
         call = _Call(prompt, readout, ranked, min(longest, context - len(prompt)) if context else longest)
         return call, self._gatherer.submit(call)
@@ -161,10 +158,3 @@ class LocalChat(RankingChat):
             usage_metadata=UsageMetadata(input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _message(message: BaseMessage) -> Message:
-    role = _ROLES.get(message.type)
-    if role is None:
-        raise InputError(f"messages: the model reads {', '.join(_ROLES)} messages, not {message.type!r}")
-    return Message(role=role, content=message.text)

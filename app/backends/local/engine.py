@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,11 @@ class LabelScores:
 
     log_probs: dict[str, float]
     """Log-probability of each label given that the answer is one, in nats, rounded to 1e-4; in label order."""
+
+    @classmethod
+    def of(cls, log_probs: Mapping[str, float]) -> LabelScores:
+        """Round log-probabilities in label order."""
+        return cls({label: round(value, _DECIMALS) for label, value in log_probs.items()})
 
     @property
     def ranking(self) -> tuple[str, ...]:
@@ -148,7 +153,7 @@ class Engine:
             log_probs = trie.log_probs(torch.cat([next(read) for _ in trie.rows])).tolist()
             if any(map(math.isnan, log_probs)):
                 raise InputError("the model's log-probabilities are not numbers; give another dtype, such as bfloat16")
-            scores.append(LabelScores({k: round(v, _DECIMALS) for k, v in zip(of_prompt, log_probs, strict=True)}))
+            scores.append(LabelScores.of(dict(zip(of_prompt, log_probs, strict=True))))
         return scores
 
     def order_tokens(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[str]]) -> list[Ordered]:
