@@ -148,7 +148,7 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
         ),
         learning_curves=_learning_curves(specs),
     )
-    controls = null_controls(workspace.dataset, methods, cases, seed=config.seed)
+    controls = null_controls(workspace.baseline_inputs, methods, cases)
     with progress_bar("evaluating", len(cases) * (len(methods) + len(controls))) as advance:
         report = evaluate(
             cases,

@@ -80,7 +80,7 @@ def build_methods(
     methods: list[Method] = []
     for spec in specs:
         if spec.name in CLASSIC:
-            methods.append(CLASSIC[spec.name](workspace.dataset, seed))
+            methods.append(CLASSIC[spec.name](workspace.baseline_inputs))
         else:
             assert graph is not None, "a method that calls a model has a graph"
             policy = spec.label if spec.folder else "manual"

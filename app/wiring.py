@@ -16,7 +16,8 @@ from promptailor.app.backends.store import STORE_FILE, ResponseStore
 from promptailor.app.encoder import SentenceEncoder
 from promptailor.app.run_folder import EMBEDDINGS, POLICY
 from promptailor.app.settings import Settings
-from promptailor.evals.datasets import Dataset, load_dataset, load_spec
+from promptailor.evals.baselines.registry import BaselineInputs
+from promptailor.evals.datasets import Dataset, is_present, known_datasets, load_dataset, load_spec
 from promptailor.evals.planted import PlantedWorld, planted_world
 from promptailor.evals.protocol import UserSplit, make_cases, split_users
 from promptailor.evals.types import EvalCase
@@ -116,6 +117,26 @@ class Workspace:
         if self.refiner is None:
             return None
         return self.recommender if self.refiner == self.model else self.port(self.refiner)
+
+    @property
+    def baseline_inputs(self) -> BaselineInputs:
+        """What the methods that call no LLM are made from."""
+        return BaselineInputs(
+            dataset=self.dataset,
+            seed=self.seed,
+            encoder=self.encoder,
+            models=self.settings.home / "baselines",
+            others=self._other_datasets,
+        )
+
+    def _other_datasets(self) -> list[Dataset]:
+        """Load the known data sets that are here, without this one."""
+        others = []
+        for name in known_datasets():
+            spec = load_spec(name, self.catalogue)
+            if name != self.dataset.name and is_present(spec, self.settings.data_dir):
+                others.append(load_dataset(spec, self.settings.data_dir))
+        return others
 
     def port(self, spec: str) -> ModelPort:
         """Put the model that a string names behind cache and budget."""

@@ -214,6 +214,15 @@ def find_layout(spec: DatasetSpec, data_dir: Path) -> tuple[Layout, dict[str, Pa
     raise DataError(f"data set {spec.name}: {folder} lacks {missing}; {_fix(spec)}")
 
 
+def is_present(spec: DatasetSpec, data_dir: Path) -> bool:
+    """Return whether an edition of the data set is complete under the data folder."""
+    try:
+        find_layout(spec, data_dir)
+    except DataError:
+        return False
+    return True
+
+
 def _fix(spec: DatasetSpec) -> str:
     if Path(spec.folder).is_absolute():
         return "put the files there"

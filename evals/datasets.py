@@ -26,6 +26,7 @@ from promptailor.evals.dataset_spec import (
     ItemTable,
     UserTable,
     find_layout,
+    is_present,
     known_datasets,
     load_spec,
 )
@@ -33,7 +34,7 @@ from promptailor.evals.tables import ColumnNames, read_columns
 from promptailor.prompts.domain import Item, UserProfile
 from promptailor.prompts.errors import DataError
 
-__all__ = ["Dataset", "DatasetSpec", "known_datasets", "load_dataset", "load_spec"]
+__all__ = ["Dataset", "DatasetSpec", "is_present", "known_datasets", "load_dataset", "load_spec"]
 
 _YEAR = re.compile(r"(?:^|\()((?:18|19|20)\d\d)(?:$|\))")
 """A cell that is a year, or a year in brackets within a title."""

@@ -1,8 +1,10 @@
-"""The classic methods by name, and the null controls of a run."""
+"""The methods that call no LLM, by name, and the null controls of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from promptailor.evals.baselines.base import Method
 from promptailor.evals.baselines.bpr import BPR
@@ -12,24 +14,40 @@ from promptailor.evals.baselines.popularity import Popularity
 from promptailor.evals.controls import SwappedHistory
 from promptailor.evals.datasets import Dataset
 from promptailor.evals.types import EvalCase
+from promptailor.prompts.llm import TextEncoder
 
-CLASSIC: Mapping[str, Callable[[Dataset, int], Method]] = {
-    "identity": lambda dataset, seed: Identity(),
-    "random": lambda dataset, seed: Random(seed),
-    "popularity": lambda dataset, seed: Popularity(dataset.training_sequences()),
-    "itemknn": lambda dataset, seed: ItemKNN(dataset.training_sequences()),
-    "bpr": lambda dataset, seed: BPR(dataset.training_sequences(), seed=seed),
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineInputs:
+    """What baselines are made from."""
+
+    dataset: Dataset
+    """Baselines are fitted on its training interactions, and stop early on second-to-last items."""
+    seed: int
+    encoder: TextEncoder
+    """Embeds titles; loads its model when the first text comes."""
+    models: Path
+    """Folder that fitted models are kept in, each under a name made of its data, settings and seed."""
+    others: Callable[[], Sequence[Dataset]]
+    """Loads the other data sets that are here, which transferable models are pre-trained on."""
+
+
+CLASSIC: Mapping[str, Callable[[BaselineInputs], Method]] = {
+    "identity": lambda inputs: Identity(),
+    "random": lambda inputs: Random(inputs.seed),
+    "popularity": lambda inputs: Popularity(inputs.dataset.training_sequences()),
+    "itemknn": lambda inputs: ItemKNN(inputs.dataset.training_sequences()),
+    "bpr": lambda inputs: BPR(inputs.dataset.training_sequences(), seed=inputs.seed),
 }
-"""Made from the data set, whose held-out items they never see, and the run's seed."""
 
 
-def null_controls(dataset: Dataset, methods: Sequence[Method], cases: Sequence[EvalCase], *, seed: int) -> list[Method]:
+def null_controls(inputs: BaselineInputs, methods: Sequence[Method], cases: Sequence[EvalCase]) -> list[Method]:
     """Return what every evaluation runs beside its methods: orders that know nothing, and somebody else's history.
 
     The history is swapped for the last method that calls an LLM, which is by custom the one the run is about.
     """
-    controls = [CLASSIC[name](dataset, seed) for name in ("identity", "random", "popularity")]
+    controls = [CLASSIC[name](inputs) for name in ("identity", "random", "popularity")]
     personal = [method for method in methods if method.llm]
     if personal and len(cases) > 1:
-        controls.append(SwappedHistory(personal[-1], cases, seed=seed))
+        controls.append(SwappedHistory(personal[-1], cases, seed=inputs.seed))
     return controls
