@@ -15,8 +15,17 @@ from pydantic import Field
 from promptailor.evals.metrics import PRIMARY
 from promptailor.prompts.domain import Model
 
-ExhibitKind = Literal["table", "curve", "bars"]
-"""A table of rows; curves of `Row.series` over `Row.x`; or bars, one per row and data set."""
+ExhibitKind = Literal[
+    "table", "curve", "bars", "cost", "learning", "headroom", "slots", "popularity", "sentences", "steps", "cases"
+]
+"""What is made of the rows.
+
+`table`: rows x (data set x measure), as the paper prints them. `curve`: `Row.series` over `Row.x`. `bars`: one bar per
+row. `cost`: quality against calls per user. `learning`: the training runs' logs. `headroom`: the gain decomposition of
+the runs. `slots` and `popularity`: quality by place and by popularity of the relevant item. `sentences`: how many users
+got which sentence. `steps`: what was served beside the best step after the fact. `cases`: users whose ranking moved
+between the first row's prompt and a later row's.
+"""
 
 
 class RunMethod(Model):
@@ -41,6 +50,8 @@ class Row(Model):
     """The curve the point belongs to; None in tables."""
     x: float | str | None = None
     """Where on the curve."""
+    commands: Mapping[str, str] = Field(default_factory=dict)
+    """By data set, what makes its runs; shown where they are missing."""
     upper_bound: bool = False
     """Whether it was told something that no method may know, such as the best step: shown as a bound, not a result."""
 
@@ -54,7 +65,11 @@ class Exhibit(Model):
     kind: ExhibitKind = "table"
     measures: tuple[str, ...] = (PRIMARY,)
     x_label: str = ""
+    datasets: tuple[str, ...] = ()
+    """Columns, in order, whether run or not; empty for those that some row was run on."""
     rows: tuple[Row, ...] = Field(min_length=1)
+    compare: tuple[tuple[str, str], ...] = ()
+    """Labels (a, b) of rows that were planned to be compared, each a minus b on the same users."""
     differs: str = ""
     """What of the protocol differs from the paper's, for this exhibit."""
     commands: tuple[str, ...] = ()
