@@ -69,6 +69,7 @@ def shuffle_label(record: UserRecord, *, seed: int) -> UserRecord:
             "relevant_item_id": label,
             "slot": slot,
             "shown_slot": None,
+            "step_ranks": (),
             "metrics": metrics.score(record.ranking, label),
         }
     )

@@ -49,4 +49,5 @@ def _ranked(output: RankOutput, seconds: float) -> RankedUser:
         ),
         seconds=seconds,
         shown_slots=tuple(output.steps[-1].shown),
+        step_rankings=tuple(tuple(step.ranking) for step in output.steps),
     )

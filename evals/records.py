@@ -52,6 +52,11 @@ class UserRecord(Model):
     rejected_rewrites: int
     prompt_digests: tuple[str, ...]
     actions: tuple[dict[str, int], ...]
+    step_ranks: tuple[int | None, ...] = ()
+    """1-based place of the relevant item in what each step alone would have answered; None where that lacks it.
+
+    Nothing that was served depends on it: it is what an upper bound is computed from, after the fact.
+    """
 
 
 class ChunkTiming(Model):
@@ -90,7 +95,12 @@ def to_record(method: str, case: EvalCase, answer: RankedUser) -> UserRecord:
         rejected_rewrites=answer.rejected_rewrites,
         prompt_digests=answer.prompt_digests,
         actions=answer.actions,
+        step_ranks=tuple(_place(ranking, case.relevant_item_id) for ranking in answer.step_rankings),
     )
+
+
+def _place(ranking: Sequence[str], item_id: str) -> int | None:
+    return ranking.index(item_id) + 1 if item_id in ranking else None
 
 
 ModelT = TypeVar("ModelT", bound=Model)

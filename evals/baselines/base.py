@@ -36,6 +36,8 @@ class RankedUser:
     """Time the user took, where the method knows it; the runner times whole chunks itself."""
     shown_slots: tuple[str, ...] = ()
     """Item ids in the order the last prompt showed them; empty where nothing was shown."""
+    step_rankings: tuple[tuple[str, ...], ...] = ()
+    """What every step alone would have answered, item ids, best first; empty for methods without steps."""
 
 
 class Method(Protocol):

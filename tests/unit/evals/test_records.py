@@ -38,6 +38,7 @@ def test_a_line_has_the_documented_fields(make_cases: Callable[..., list[EvalCas
         prompt_digests=("aa", "bb"),
         actions=({"role_playing": 1}, {"role_playing": 0}),
         shown_slots=("u1-0", "u1-2", "u1-target"),
+        step_rankings=(("u1-target", "u1-0", "u1-2"), ("u1-0", "u1-2")),
     )
     assert json.loads(to_record("rpp", case, answer).model_dump_json()) == {
         "method": "rpp",
@@ -57,6 +58,7 @@ def test_a_line_has_the_documented_fields(make_cases: Callable[..., list[EvalCas
         "rejected_rewrites": 2,
         "prompt_digests": ["aa", "bb"],
         "actions": [{"role_playing": 1}, {"role_playing": 0}],
+        "step_ranks": [1, None],
     }
 
 
