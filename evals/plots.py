@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -23,7 +23,18 @@ from promptailor.evals.report import CurvePoint, MethodResult, SentenceShare, Sl
 from promptailor.evals.statistics import ALPHA, Comparison, Estimate
 
 INK, MUTED, GRID, ACCENT, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent", SECOND: "--second"}
+THIRD, FOURTH = "#060606", "#070707"
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    ACCENT: "--accent",
+    SECOND: "--second",
+    THIRD: "--third",
+    FOURTH: "--fourth",
+}
+_LINES = [(c, m) for m in "osD" for c in (ACCENT, SECOND, THIRD, FOURTH, MUTED)]
+"""Colour and marker of each line of a panel, in order."""
 
 WIDTH = 7.6
 """Inches; the page scales figures to its own width."""
@@ -59,20 +70,23 @@ _STYLE: dict[Any, Any] = {  # matplotlib's own type of the keys differs between 
 }
 
 
-def learning_curve(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
-    """Draw mean training reward and validation against the calls spent, one panel per training run."""
+def learning_curve(curves: Mapping[str, Sequence[CurvePoint]], *, name: str = "learning-curve") -> str:
+    """Draw mean training reward and validation against the calls spent, one panel per training run.
+
+    `name` keeps the ids of several such figures on one page apart.
+    """
     with _styled():
         figure, panels = _panels(len(curves), columns=2, height=2.3)
-        for axes, (name, points) in zip(panels, curves.items(), strict=True):
+        for axes, (run, points) in zip(panels, curves.items(), strict=True):
             calls = [p.calls for p in points]
             axes.plot(calls, [p.mean_reward for p in points], color=MUTED, linewidth=1.2, label="training")
             checked = [(p.calls, p.validation) for p in points if p.validation is not None]
             if checked:
                 x, y = zip(*checked, strict=True)
                 axes.plot(x, y, color=ACCENT, linewidth=1.8, marker="o", markersize=3, label="validation")
-            axes.set(title=_short(name), xlabel="calls", ylabel=_MEASURE)
+            axes.set(title=_short(run), xlabel="calls", ylabel=_MEASURE)
             axes.legend(loc="lower right")
-        return _svg(figure, "learning-curve", "Reward against calls spent in training")
+        return _svg(figure, name, "Reward against calls spent in training")
 
 
 def decomposition(found: Decomposition) -> str:
@@ -99,38 +113,26 @@ def decomposition(found: Decomposition) -> str:
 
 def quality_against_calls(methods: Mapping[str, MethodResult]) -> str:
     """Draw each method as a point: model calls per user, and quality."""
-    points = [(m.llm_calls / m.n_users, m.primary, name) for name, m in methods.items()]
     with _styled():
         figure, axes = _figure(3.8)
-        span = max(v.high for _, v, _ in points) - min(v.low for _, v, _ in points)
-        labels: list[tuple[float, float, str]] = []
-        for calls, value, name in points:
-            x, colour = math.log2(1 + calls), ACCENT if calls else MUTED
-            axes.plot([x, x], [value.low, value.high], color=colour, linewidth=1, alpha=0.5)
-            axes.plot(x, value.mean, "o", color=colour, markersize=6)
-            labels.append((x, value.mean, _short(name)))
-        for x, y, name in _spread(labels, gap=0.055 * span):
-            axes.annotate(name, (x, y), (9, 0), textcoords="offset points", va="center")
-        last = max(x for x, _, _ in labels)
-        ticks = [0, *(2**k for k in range(12) if math.log2(1 + 2**k) <= last + 0.5)]
-        axes.set_xticks([math.log2(1 + tick) for tick in ticks], [str(tick) for tick in ticks])
-        axes.set(xlim=(-0.15, last + max(1.0, 0.35 * last)), xlabel="model calls per user", ylabel=_MEASURE)
+        _points(axes, [CostPoint(name, m.llm_calls / m.n_users, m.primary) for name, m in methods.items()])
+        axes.set(xlabel="model calls per user", ylabel=_MEASURE)
         return _svg(figure, "quality", "Quality against model calls per user")
 
 
-def slot_profile(profiles: Mapping[str, SlotProfile], chance: float) -> str:
+def slot_profile(profiles: Mapping[str, SlotProfile], chance: float, *, name: str = "slots") -> str:
     """Draw quality by the slot of the relevant item, one panel per method, with chance as the dashed line."""
     with _styled():
         figure, panels = _panels(len(profiles), columns=4, height=1.65)
-        for axes, (name, profile) in zip(panels, profiles.items(), strict=True):
+        for axes, (method, profile) in zip(panels, profiles.items(), strict=True):
             slots = [s.slot + 1 for s in profile.slots]
             low, high = [s.score.low for s in profile.slots], [s.score.high for s in profile.slots]
             axes.fill_between(slots, low, high, color=ACCENT, alpha=0.18, linewidth=0)
             axes.plot(slots, [s.score.mean for s in profile.slots], color=ACCENT, linewidth=1.5)
             axes.axhline(chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             ticks = sorted({slots[0], slots[len(slots) // 2], slots[-1]}) if slots else []
-            axes.set(title=_short(name, 20), ylim=(0, 1.02), yticks=(0, 0.5, 1), xticks=ticks)
-        return _svg(figure, "slots", "Quality by the slot of the relevant item")
+            axes.set(title=_short(method, 20), ylim=(0, 1.02), yticks=(0, 0.5, 1), xticks=ticks)
+        return _svg(figure, name, "Quality by the slot of the relevant item")
 
 
 def sentence_shares(shares: Mapping[str, Sequence[SentenceShare]], name: str) -> str:
@@ -165,6 +167,110 @@ def forest(comparisons: Sequence[Comparison]) -> str:
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.set(xlabel=f"difference in {_MEASURE}")
         return _svg(figure, "forest", "Paired differences with 95 % intervals")
+
+
+class Bar(NamedTuple):
+    """A bar of a chart; `printed` is what a paper says."""
+
+    label: str
+    value: Estimate
+    printed: float | None = None
+    upper_bound: bool = False
+
+
+def bars(panels: Mapping[str, Sequence[Bar]], measure: str, *, label: str, name: str) -> str:
+    """Draw one bar per row and a panel per data set; what a paper prints is a vertical mark."""
+    with _styled():
+        rows = max(len(found) for found in panels.values())
+        figure, drawn = _panels(len(panels), columns=3, height=0.85 + 0.24 * rows)
+        for place, (axes, (title, found)) in enumerate(zip(drawn, panels.items(), strict=True)):
+            for row, bar in enumerate(found):
+                colour = SECOND if bar.upper_bound else ACCENT
+                axes.barh(row, bar.value.mean, height=0.62, color=colour, alpha=0.25 if bar.upper_bound else 0.55)
+                axes.plot([bar.value.low, bar.value.high], [row, row], color=INK, linewidth=1.3)
+                if bar.printed is not None:
+                    axes.plot([bar.printed] * 2, [row - 0.4, row + 0.4], color=THIRD, linewidth=2)
+            _rows(axes, [_short(bar.label, 24) for bar in found], room=rows)
+            named = [bar.label for bar in found] != [bar.label for bar in next(iter(panels.values()))]
+            axes.tick_params(axis="y", labelleft=place % 3 == 0 or named)
+            axes.set(title=_short(title, 20), xlabel=measure.upper(), xlim=(0, None))
+        return _svg(figure, name, label)
+
+
+Points = Sequence[tuple[float | str, Estimate]]
+"""A line: x and value, in the order in which words are to stand."""
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Points]], measure: str, *, x_label: str, label: str, name: str, bands: bool = True
+) -> str:
+    """Draw lines over x with their intervals, a panel per data set; x that are words are placed side by side."""
+    with _styled():
+        figure, drawn = _panels(len(panels), columns=2, height=2.7)
+        for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
+            words = list(dict.fromkeys(str(x) for points in lines.values() for x, _ in points if isinstance(x, str)))
+            for (series, points), (colour, marker) in zip(lines.items(), _LINES, strict=False):
+                placed = sorted((words.index(x) if isinstance(x, str) else x, value) for x, value in points)
+                x_values, values = zip(*placed, strict=True)
+                if bands:
+                    low, high = [v.low for v in values], [v.high for v in values]
+                    axes.fill_between(x_values, low, high, color=colour, alpha=0.14, linewidth=0)
+                means = [v.mean for v in values]
+                axes.plot(x_values, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=series)
+            if words:
+                axes.set_xticks(range(len(words)), [_short(word, 14) for word in words])
+            else:
+                axes.set_xticks(sorted({float(x) for points in lines.values() for x, _ in points}))
+                axes.xaxis.set_major_formatter("{x:g}")
+                _thin(axes)
+            axes.set(title=_short(title), xlabel=x_label, ylabel=measure.upper())
+            axes.margins(y=0.12)
+            if any(series for series in lines):
+                axes.legend(loc="best", fontsize=8)
+        return _svg(figure, name, label)
+
+
+class CostPoint(NamedTuple):
+    """A method as a point."""
+
+    label: str
+    calls: float
+    """Model calls per user."""
+    value: Estimate
+
+
+def cost(panels: Mapping[str, Sequence[CostPoint]], measure: str, *, name: str) -> str:
+    """Draw quality against model calls per user (logarithmic), a panel per data set."""
+    with _styled():
+        figure, drawn = _panels(len(panels), columns=1, height=3.6)
+        for axes, (title, points) in zip(drawn, panels.items(), strict=True):
+            _points(axes, points)
+            axes.set(title=_short(title), xlabel="model calls per user", ylabel=measure.upper())
+        return _svg(figure, name, "Quality against model calls per user")
+
+
+def _points(axes: Axes, points: Sequence[CostPoint]) -> None:
+    """Place methods by the calls they cost, their names beside them."""
+    span = max(p.value.high for p in points) - min(p.value.low for p in points)
+    labels: list[tuple[float, float, str]] = []
+    for label, calls, value in points:
+        x, colour = math.log2(1 + calls), ACCENT if calls else MUTED
+        axes.plot([x, x], [value.low, value.high], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(x, value.mean, "o", color=colour, markersize=6)
+        labels.append((x, value.mean, _short(label)))
+    for x, y, label in _spread(labels, gap=0.055 * span):
+        axes.annotate(label, (x, y), (9, 0), textcoords="offset points", va="center")
+    last = max(x for x, _, _ in labels)
+    ticks = [0, *(2**k for k in range(12) if math.log2(1 + 2**k) <= last + 0.5)]
+    axes.set_xticks([math.log2(1 + tick) for tick in ticks], [str(tick) for tick in ticks])
+    axes.set_xlim(-0.15, last + max(1.0, 0.35 * last))
+
+
+def _thin(axes: Axes, most: int = 8) -> None:
+    """Leave out labels where they would run into each other."""
+    ticks = axes.get_xticks()
+    if len(ticks) > most:
+        axes.set_xticks(ticks[:: math.ceil(len(ticks) / most)])
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Package data: what papers print, one YAML file per paper."""
