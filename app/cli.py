@@ -139,6 +139,21 @@ def evaluate(
 
 
 @app.command()
+def artefact(
+    dataset: DatasetOption = "ml-100k",
+    users: UsersOption = 200,
+    candidates: CandidatesOption = 10,
+    seed: SeedOption = 0,
+    out: OutOption = Path("runs/artefact"),
+    json_output: JsonOption = False,
+) -> None:
+    """Show what a protocol with one slot for everybody does to rankers that know nothing."""
+    from promptailor.app.artefact import run_artefact
+
+    _print(run_artefact(dataset, out, users=users, n_candidates=candidates, seed=seed), json_output)
+
+
+@app.command()
 def rank(
     input_file: Annotated[Path, typer.Option("--input", help="One request per line: .jsonl, or a .parquet table.")],
     output: Annotated[Path, typer.Option("--output", help="One answer per line, in input order.")],
