@@ -222,10 +222,17 @@ def bench(
     models: Annotated[
         str | None, typer.Option("--models", help="Compare these models, separated by commas, on the same prompts.")
     ] = None,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Measure what grows with users and items, on made-up data.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Measure speed and memory against the budgets, or several models against each other."""
-    if models:
+    """Measure speed and memory against the budgets, several models against each other, or growth with the data."""
+    if scaling:
+        from promptailor.app.scaling import measure_scaling
+
+        _print(measure_scaling(), json_output)
+    elif models:
         from promptailor.app.throughput import compare_models
 
         _print(compare_models([spec.strip() for spec in models.split(",")], dataset), json_output)
