@@ -1,4 +1,4 @@
-"""Made-up data sets of any size, and one measurement of a tiny one."""
+"""Made-up data sets of any size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 
-from promptailor.app.scaling import Size, measure
 from promptailor.evals.protocol import MIN_INTERACTIONS
 from promptailor.evals.scaling import HISTORY, scaled_dataset
 
@@ -30,11 +29,3 @@ def test_a_few_items_are_popular() -> None:
     counts = Counter(i for s in scaled_dataset(500, 1_000, seed=0).sequences.values() for i in s)
     top = sum(count for _, count in counts.most_common(100))
     assert top > 2 * 0.1 * sum(counts.values())
-
-
-@pytest.mark.slow
-def test_what_is_measured_tells_users_apart() -> None:
-    row = measure(Size(400, 500))
-    assert row.n_interactions >= 400 * HISTORY * 0.9
-    assert row.embeddings_s > 0 < row.rank_ms_per_user
-    assert row.ndcg_embeddings > row.ndcg_popularity + 0.05 > 0.5
