@@ -206,6 +206,62 @@ def doctor(
 ) -> None:
     """Say which back ends, data sets and extras work here, and what to install for the rest."""
     if model:
+@app.command()
+def ablate(
+    suite: Annotated[str, typer.Option("--suite", help="Known suite, or a YAML file.")] = "paper",
+    dataset: DatasetOption = "ml-100k",
+    model: ModelOption = "embedded:ml-100k",
+    refiner: RefinerOption = None,
+    models: Annotated[
+        str | None, typer.Option("--models", help="Models of the groups that compare some: SLOT=SPEC, with commas.")
+    ] = None,
+    out: OutOption = Path("runs/paper"),
+    only: Annotated[str | None, typer.Option("--only", help="Groups to run, with commas; all where empty.")] = None,
+    users: Annotated[int | None, typer.Option("--users", min=1, help="Training users, for all groups.")] = None,
+    calls: Annotated[int | None, typer.Option("--calls", min=1, help="Calls to learn from, for all groups.")] = None,
+    test_users: Annotated[int | None, typer.Option("--test-users", min=1, help="Test users, for all groups.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="For all groups, with commas.")] = None,
+    budget: BudgetOption = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what is missing, and run nothing.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Make the runs behind a suite's tables and figures; what is there already is kept."""
+    from promptailor.app.suites.plan import Run, parse_models, parse_seeds
+    from promptailor.app.suites.runner import describe, run_suite
+    from promptailor.app.suites.suite import Sizes, load_suite
+
+    run = Run(
+        suite=load_suite(suite), dataset=dataset, model=model, refiner=refiner, out=out, only=only,
+        models=parse_models(models), seeds=parse_seeds(seeds),
+        sizes=Sizes(users=users, calls=calls, test_users=test_users),
+    )  # fmt: skip
+    if plan:
+        _print(describe(run), json_output)
+        return
+    summary = run_suite(run, budget=budget)
+    _print(summary, json_output)
+    if not summary.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path | None, typer.Argument(help="Evaluation whose report is written again.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="Known suite, or a YAML file.")] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder that `ablate` wrote.")] = Path("runs/paper"),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the page; beside the runs where empty.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a suite's tables and figures as one page from its runs, or one evaluation's report again."""
+    from promptailor.app.suites.page import rewrite_report, write_suite_page
+    from promptailor.app.suites.suite import load_suite
+
+    if folder is not None:
+        typer.echo(rewrite_report(folder))
+    else:
+        _print(write_suite_page(load_suite(suite or "paper"), runs, out or runs / "report"), json_output)
+
+
         from promptailor.app.probe import probe_model
 
         _print(probe_model(model), json_output)

@@ -102,17 +102,32 @@ class Evaluation(BaseModel):
         yield f"report: {self.folder / 'report.html'}"
 
 
-def run_evaluation(config: EvaluateConfig, out: Path, *, resume: bool) -> Evaluation:
+def run_evaluation(
+    config: EvaluateConfig,
+    out: Path,
+    *,
+    resume: bool,
+    budget: Budget | None = None,
+    library: ResponseStore | None = None,
+) -> Evaluation:
     """Evaluate methods on test users and write the run's folder.
 
     Raises:
+    Args:
+        config: every setting.
+        out: the run's folder.
+        resume: go on with the run that the folder holds.
+        budget: of a job that this run is a part of, and that counts what it has spent; else the config's own.
+        library: answers that the runs of such a job share.
+
         InputError: unknown names, users that were trained on, a folder that holds another run.
         RunInterruptedError: the user stopped it before there was anything to report.
     """
-    store = open_store(out)
-    searches = (open_store(folder) for folder in sorted((out / SEARCHED).glob("*")))
-    used = sum((search.spending for search in searches), store.spending)
-    budget = Budget.parse(config.budget, used=used)
+    store = open_store(out, library)
+    if budget is None:
+        searches = (open_store(folder) for folder in sorted((out / SEARCHED).glob("*")))
+        used = sum((search.spending for search in searches), store.spending)
+        budget = Budget.parse(config.budget, used=used)
     with stop_on_interrupt(budget):
         return _evaluate(config, out, store, budget, resume=resume)
 
@@ -129,7 +144,7 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
         store=store,
         budget=budget,
     )
-    specs = [_searched(spec, config, out, budget, resume=resume) for spec in specs]
+    specs = [_searched(spec, config, out, workspace, resume=resume) for spec in specs]
     cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
     policies = load_policies(specs, workspace)
     methods = build_methods(specs, workspace, policies, config.seed)
@@ -221,7 +236,9 @@ def action_names(catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     return {**names, "history_records": tuple(f"+{n}" for n in catalogue.history_records.increments)}
 
 
-def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, budget: Budget, *, resume: bool) -> MethodSpec:
+def _searched(
+    spec: MethodSpec, config: EvaluateConfig, out: Path, workspace: Workspace, *, resume: bool
+) -> MethodSpec:
     """Search a best prompt on training users where the method string names no folder."""
     if spec.folder is not None or spec.name not in SEARCHES:
         return spec
@@ -236,7 +253,9 @@ def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, budget: Budge
         calls=config.search_calls,
         catalogue=config.catalogue,
     )
-    summary = run_training_job(train, folder, resume=resume or folder.exists(), budget=budget)
+    summary = run_training_job(
+        train, folder, resume=resume or folder.exists(), budget=workspace.budget, library=workspace.store.library
+    )
     if summary.stopped == "interrupted":
         raise RunInterruptedError(f"stopped while searching {spec.label}; go on with --resume")
     return MethodSpec(name=spec.name, label=spec.label, folder=folder, serving=spec.serving)

@@ -11,6 +11,7 @@ from typing import Any
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.connect import content_spec
+from promptailor.app.backends.store import ResponseStore
 from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.job import Job, TrainConfig, TrainSummary
 from promptailor.app.progress import progress_bar
@@ -23,7 +24,14 @@ from promptailor.prompts.errors import DataError, InputError, SpecError
 from promptailor.prompts.patterns import load_catalogue
 
 
-def run_training_job(config: TrainConfig, out: Path, *, resume: bool, budget: Budget | None = None) -> TrainSummary:
+def run_training_job(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    budget: Budget | None = None,
+    library: ResponseStore | None = None,
+) -> TrainSummary:
     """Train a policy.
 
     Args:
@@ -31,6 +39,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool, budget: Bu
         out: the run's folder.
         resume: go on with the run that the folder holds.
         budget: of a job that this run is a part of, and that counts what it has spent; else the config's own.
+        library: answers that the runs of such a job share.
 
     Raises:
         InputError: unknown names, a folder that holds another run, or a data set that lacks users.
@@ -39,7 +48,7 @@ def run_training_job(config: TrainConfig, out: Path, *, resume: bool, budget: Bu
         trainer = TRAINERS[config.policy]
     except KeyError:
         raise SpecError(f"--policy {config.policy!r}: unknown; there are {', '.join(TRAINERS)}") from None
-    store = open_store(out)
+    store = open_store(out, library)
     refines = config.policy == "rpp+"
     workspace = Workspace(
         settings=Settings(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from promptailor.app.backends import ModelSpec
@@ -78,7 +78,7 @@ class Workspace:
             raise SpecError("--dataset: this needs a data set; name one, such as ml-100k")
         if self.world is not None:
             return self.world.dataset(PLANTED_USERS, self.seed)
-        return load_dataset(load_spec(self.dataset_name), self.settings.data_dir)
+        return _read_dataset(self.dataset_name, self.settings.data_dir)
 
     @cached_property
     def split(self) -> UserSplit:
@@ -193,6 +193,12 @@ def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:
     return [TrainInput.of(case.request, relevant_item_ids=[case.relevant_item_id]) for case in cases]
 
 
-def open_store(folder: Path) -> ResponseStore:
-    """Open the response store of a run folder."""
-    return ResponseStore(folder / STORE_FILE)
+def open_store(folder: Path, library: ResponseStore | None = None) -> ResponseStore:
+    """Open the response store of a run folder, above the library that it shares with other runs."""
+    return ResponseStore(folder / STORE_FILE, library=library)
+
+
+@lru_cache(maxsize=1)
+def _read_dataset(name: str, data_dir: Path) -> Dataset:
+    """Load a data set once for all the runs that a suite makes of it, one after the other."""
+    return load_dataset(load_spec(name), data_dir)

@@ -89,6 +89,11 @@ class Budget:
         """Whether a request has to say how many tokens it may take."""
         return self.tokens is not None or self.usd is not None
 
+    @property
+    def stopped(self) -> str | None:
+        """Why no further request is let out; None while the caps alone decide."""
+        return self._stopped
+
     def stop(self, reason: str) -> None:
         """Let no further request out; safe in a signal handler, so that a run ends as if its budget were spent."""
         self._stopped = reason

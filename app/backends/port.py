@@ -147,14 +147,20 @@ class ModelPort:
         return cache_key(self.spec, call, fingerprint=self.fingerprint)
 
     def _find(self, key: str) -> StoredResponse | None:
-        return next((found for store in (self.store, *self.recorded) if (found := store.get(key))), None)
+        if found := self.store.get(key):
+            self._record_model()  # the answer may be a library's, and the first one here
+            return found
+        return next((found for store in self.recorded if (found := store.get(key))), None)
 
+        self._record_model()
+        self.store.put(key, stored, spent)
+
+    def _record_model(self) -> None:
     def _keep(self, key: str, stored: StoredResponse, spent: Spending) -> None:
         if not self._recorded:
             model = RecordedModel(spec=self.spec, fingerprint=self.fingerprint, max_candidates=self.max_candidates)
             self.store.add_model(model)
             self._recorded = True
-        self.store.put(key, stored, spent)
 
     def _join(self, key: str) -> Future[None] | None:
         """Return what is done when the caller now asking for this answer is, or None: then the caller is the one."""

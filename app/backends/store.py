@@ -2,6 +2,9 @@
 
 An answer and its cost are written in one transaction before anybody uses them, so a killed run pays nothing twice and
 a resumed one counts what it had already spent. The file also says which models answered, so that it can be replayed.
+
+Runs that ask the same model about the same data can share a library, another store: what one of them has bought is free
+for the others. Each keeps a copy of what it uses and the cost of its own requests, so a run's folder stays complete.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ CREATE TABLE IF NOT EXISTS models (
 ) WITHOUT ROWID;
 INSERT OR IGNORE INTO spending VALUES (0, 0, 0, 0);
 """
+BUSY_S = 60.0
+"""How long a process waits for another one that writes to the same file."""
 _SPEND = "UPDATE spending SET calls = calls + ?, tokens = tokens + ?, usd = usd + ?"
 
 
@@ -60,9 +65,17 @@ class StoredResponse:
 class ResponseStore:
     """Answers, embeddings and the request count of one run, or of everybody who shares the file."""
 
-    def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
-        """Name a store; the file is opened, or made, when it is first used. None keeps it in memory."""
-        self.path, self.read_only = path, read_only
+    def __init__(
+        self, path: Path | None = None, *, read_only: bool = False, library: ResponseStore | None = None
+    ) -> None:
+        """Name a store; the file is opened, or made, when it is first used.
+
+        Args:
+            path: of the file; None keeps it in memory.
+            read_only: refuse to write.
+            library: asked where this store has no answer, and given every new one; whoever made it closes it.
+        """
+        self.path, self.read_only, self.library = path, read_only, library
         self.hits = 0
         """Answers that cost this process nothing, because they had been paid for before."""
         self._lock = threading.Lock()
@@ -90,7 +103,19 @@ class ResponseStore:
                 raise InputError(f"response store {self.path}: {error}; {fix}") from None
 
     def get(self, key: str) -> StoredResponse | None:
-        """Return a recorded answer."""
+        """Return a recorded answer; one of the library's is copied."""
+        found = self._get(key)
+        if found is None and self.library and (found := self.library.get(key)):
+            self._put(key, found, Spending())
+        return found
+
+    def put(self, key: str, response: StoredResponse, spent: Spending = ONE_CALL) -> None:
+        """Record an answer and what its last request cost, in one transaction: a kill loses both or neither."""
+        self._put(key, response, spent)
+        if self.library:
+            self.library.put(key, response, spent)
+
+    def _get(self, key: str) -> StoredResponse | None:
         with self._db() as db:
             row = db.execute(
                 "SELECT text, model, input_tokens, output_tokens, requests FROM responses WHERE key = ?", (key,)
@@ -102,8 +127,7 @@ class ResponseStore:
             text=text, model=model, input_tokens=input_tokens, output_tokens=output_tokens, requests=requests
         )
 
-    def put(self, key: str, response: StoredResponse, spent: Spending = ONE_CALL) -> None:
-        """Record an answer and what its last request cost, in one transaction: a kill loses both or neither."""
+    def _put(self, key: str, response: StoredResponse, spent: Spending) -> None:
         with self._db() as db:
             db.execute(_SPEND, (spent.calls, spent.tokens, spent.usd))
             db.execute(
@@ -122,6 +146,8 @@ class ResponseStore:
         """Record the cost of a request that brought no answer."""
         with self._db() as db:
             db.execute(_SPEND, (spent.calls, spent.tokens, spent.usd))
+        if self.library:
+            self.library.spend(spent)
 
     def count_hit(self) -> None:
         """Count an answer that cost nothing."""
@@ -148,6 +174,8 @@ class ResponseStore:
             db.execute(
                 "INSERT OR IGNORE INTO models VALUES (?, ?, ?)", (model.spec, model.fingerprint, model.max_candidates)
             )
+        if self.library:
+            self.library.add_model(model)
 
     def models(self) -> list[RecordedModel]:
         """Return the models whose answers are here."""
@@ -156,13 +184,21 @@ class ResponseStore:
         return [RecordedModel(spec=spec, fingerprint=mark, max_candidates=most) for spec, mark, most in rows]
 
     def get_embedding(self, key: str) -> bytes | None:
-        """Return a recorded embedding, float32 little-endian."""
+        """Return a recorded embedding, float32 little-endian; one of the library's is copied."""
         with self._db() as db:
             row = db.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
-        return None if row is None else row[0]
+        found = None if row is None else row[0]
+        if found is None and self.library and (found := self.library.get_embedding(key)):
+            self._put_embedding(key, found)
+        return found
 
     def put_embedding(self, key: str, vector: bytes) -> None:
         """Record an embedding."""
+        self._put_embedding(key, vector)
+        if self.library:
+            self.library.put_embedding(key, vector)
+
+    def _put_embedding(self, key: str, vector: bytes) -> None:
         with self._db() as db:
             db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", (key, vector))
 
@@ -188,7 +224,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
 def _connect(path: Path | None) -> sqlite3.Connection:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
+    connection = sqlite3.connect(path or ":memory:", timeout=BUSY_S, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.executescript(_SCHEMA)
