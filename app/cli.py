@@ -181,31 +181,6 @@ def rank(
     _print(result, json_output)
 
 
-@app.command("serve-model")
-def serve_model(
-    model: Annotated[str, typer.Argument(help="Model, as provider:model?options.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8001,
-    latency_ms: Annotated[float, typer.Option("--latency-ms", min=0.0, help="Hold every answer back.")] = 0.0,
-    api_key_env: Annotated[
-        str | None, typer.Option("--api-key-env", help="Variable that holds the key clients must send.")
-    ] = None,
-) -> None:
-    """Serve a model as an OpenAI-compatible server."""
-    from promptailor.app.model_server import serve_model
-
-    serve_model(model, host=host, port=port, latency_ms=latency_ms, api_key_env=api_key_env, ready=typer.echo)
-
-
-@app.command()
-def doctor(
-    model: Annotated[
-        str | None, typer.Option("--model", help="Make one cheap call and say what this model can do.")
-    ] = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Say which back ends, data sets and extras work here, and what to install for the rest."""
-    if model:
 @app.command()
 def ablate(
     suite: Annotated[str, typer.Option("--suite", help="Known suite, or a YAML file.")] = "paper",
@@ -262,6 +237,31 @@ def report(
         _print(write_suite_page(load_suite(suite or "paper"), runs, out or runs / "report"), json_output)
 
 
+@app.command("serve-model")
+def serve_model(
+    model: Annotated[str, typer.Argument(help="Model, as provider:model?options.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8001,
+    latency_ms: Annotated[float, typer.Option("--latency-ms", min=0.0, help="Hold every answer back.")] = 0.0,
+    api_key_env: Annotated[
+        str | None, typer.Option("--api-key-env", help="Variable that holds the key clients must send.")
+    ] = None,
+) -> None:
+    """Serve a model as an OpenAI-compatible server."""
+    from promptailor.app.model_server import serve_model
+
+    serve_model(model, host=host, port=port, latency_ms=latency_ms, api_key_env=api_key_env, ready=typer.echo)
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Make one cheap call and say what this model can do.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Say which back ends, data sets and extras work here, and what to install for the rest."""
+    if model:
         from promptailor.app.probe import probe_model
 
         _print(probe_model(model), json_output)

@@ -112,7 +112,6 @@ def run_evaluation(
 ) -> Evaluation:
     """Evaluate methods on test users and write the run's folder.
 
-    Raises:
     Args:
         config: every setting.
         out: the run's folder.
@@ -120,6 +119,7 @@ def run_evaluation(
         budget: of a job that this run is a part of, and that counts what it has spent; else the config's own.
         library: answers that the runs of such a job share.
 
+    Raises:
         InputError: unknown names, users that were trained on, a folder that holds another run.
         RunInterruptedError: the user stopped it before there was anything to report.
     """

@@ -152,11 +152,11 @@ class ModelPort:
             return found
         return next((found for store in self.recorded if (found := store.get(key))), None)
 
+    def _keep(self, key: str, stored: StoredResponse, spent: Spending) -> None:
         self._record_model()
         self.store.put(key, stored, spent)
 
     def _record_model(self) -> None:
-    def _keep(self, key: str, stored: StoredResponse, spent: Spending) -> None:
         if not self._recorded:
             model = RecordedModel(spec=self.spec, fingerprint=self.fingerprint, max_candidates=self.max_candidates)
             self.store.add_model(model)
