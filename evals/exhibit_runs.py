@@ -43,7 +43,9 @@ class Run:
 class Runs:
     """The runs behind a page, each read once."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Path | None = None) -> None:
+        """Read nothing yet; `base` is the folder that the runs lie in, and is left out of their names."""
+        self._base = base
         self._runs: dict[Path, Run] = {}
 
     def __getitem__(self, run: RunMethod) -> Run:
@@ -82,9 +84,20 @@ class Runs:
             return read_learning_curve(path)
         return self[run].report.learning_curves.get(run.method, ())
 
+    def name(self, run: RunMethod) -> str:
+        """Return what the page calls a run's folder."""
+        inside = self._base is not None and run.folder.is_relative_to(self._base)
+        return str(run.folder.relative_to(self._base) if inside and self._base else run.folder)
+
+    @property
     def folders(self) -> tuple[Path, ...]:
-        """Return the folders that were asked for, in order."""
+        """The folders that were asked for so far."""
         return tuple(sorted(self._runs))
+
+    @property
+    def seconds(self) -> float:
+        """Time of every method of those folders."""
+        return sum(result.seconds for run in self._runs.values() for result in run.report.methods.values())
 
 
 def datasets_of(exhibit: Exhibit) -> tuple[str, ...]:

@@ -74,3 +74,37 @@ class Exhibit(Model):
     """What of the protocol differs from the paper's, for this exhibit."""
     commands: tuple[str, ...] = ()
     """What makes its runs."""
+
+
+def companions(table: Exhibit, *, learned: tuple[str, ...], manual: str) -> tuple[Exhibit, ...]:
+    """Return the figures that belong to a table of methods, on the same runs.
+
+    Args:
+        table: rows of methods, as in the paper's Table 2.
+        learned: labels of the rows whose prompts are chosen per user.
+        manual: label of the row that case studies start from.
+    """
+    personal = tuple(row for row in table.rows if row.label in learned)
+    shared = {
+        "measures": (PRIMARY,),
+        "compare": (),
+        "differs": "",
+        "commands": table.commands,
+        "datasets": table.datasets,
+    }
+    figures: dict[ExhibitKind, tuple[str, tuple[Row, ...]]] = {
+        "cost": ("Quality against model calls", table.rows),
+        "headroom": ("Where the gain comes from", personal),
+        "learning": ("Learning curves", personal),
+        "steps": ("Label-free stopping against the best step after the fact", personal),
+        "slots": ("Does the slot matter?", table.rows),
+        "popularity": ("Does popularity matter?", table.rows),
+        "sentences": ("Figures 11 to 14. Which sentences users got", personal),
+        "cases": ("Figures 7 to 10. Users whose ranking moved with the prompt",
+                  (*(row for row in table.rows if row.label == manual), *personal)),
+    }  # fmt: skip
+    return tuple(
+        Exhibit.model_validate({"id": f"{table.id}-{kind}", "title": title, "kind": kind, "rows": rows, **shared})
+        for kind, (title, rows) in figures.items()
+        if rows
+    )

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from promptailor.evals.decomposition import Decomposition
 from promptailor.evals.metrics import PRIMARY
+from promptailor.evals.page_view import Bar, CostPoint, Points
 from promptailor.evals.report import CurvePoint, MethodResult, SentenceShare, SlotProfile
 from promptailor.evals.statistics import ALPHA, Comparison, Estimate
 
@@ -169,16 +170,7 @@ def forest(comparisons: Sequence[Comparison]) -> str:
         return _svg(figure, "forest", "Paired differences with 95 % intervals")
 
 
-class Bar(NamedTuple):
-    """A bar of a chart; `printed` is what a paper says."""
-
-    label: str
-    value: Estimate
-    printed: float | None = None
-    upper_bound: bool = False
-
-
-def bars(panels: Mapping[str, Sequence[Bar]], measure: str, *, label: str, name: str) -> str:
+def bars(panels: Mapping[str, Sequence[Bar]], measure: str, *, name: str) -> str:
     """Draw one bar per row and a panel per data set; what a paper prints is a vertical mark."""
     with _styled():
         rows = max(len(found) for found in panels.values())
@@ -193,17 +185,11 @@ def bars(panels: Mapping[str, Sequence[Bar]], measure: str, *, label: str, name:
             _rows(axes, [_short(bar.label, 24) for bar in found], room=rows)
             named = [bar.label for bar in found] != [bar.label for bar in next(iter(panels.values()))]
             axes.tick_params(axis="y", labelleft=place % 3 == 0 or named)
-            axes.set(title=_short(title, 20), xlabel=measure.upper(), xlim=(0, None))
-        return _svg(figure, name, label)
+            axes.set(title=_short(title, 20), xlabel=measure, xlim=(0, None))
+        return _svg(figure, name, f"{measure} of each row")
 
 
-Points = Sequence[tuple[float | str, Estimate]]
-"""A line: x and value, in the order in which words are to stand."""
-
-
-def curves(
-    panels: Mapping[str, Mapping[str, Points]], measure: str, *, x_label: str, label: str, name: str, bands: bool = True
-) -> str:
+def curves(panels: Mapping[str, Mapping[str, Points]], measure: str, *, x_label: str, name: str) -> str:
     """Draw lines over x with their intervals, a panel per data set; x that are words are placed side by side."""
     with _styled():
         figure, drawn = _panels(len(panels), columns=2, height=2.7)
@@ -212,9 +198,8 @@ def curves(
             for (series, points), (colour, marker) in zip(lines.items(), _LINES, strict=False):
                 placed = sorted((words.index(x) if isinstance(x, str) else x, value) for x, value in points)
                 x_values, values = zip(*placed, strict=True)
-                if bands:
-                    low, high = [v.low for v in values], [v.high for v in values]
-                    axes.fill_between(x_values, low, high, color=colour, alpha=0.14, linewidth=0)
+                low, high = [v.low for v in values], [v.high for v in values]
+                axes.fill_between(x_values, low, high, color=colour, alpha=0.14, linewidth=0)
                 means = [v.mean for v in values]
                 axes.plot(x_values, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=series)
             if words:
@@ -223,20 +208,11 @@ def curves(
                 axes.set_xticks(sorted({float(x) for points in lines.values() for x, _ in points}))
                 axes.xaxis.set_major_formatter("{x:g}")
                 _thin(axes)
-            axes.set(title=_short(title), xlabel=x_label, ylabel=measure.upper())
+            axes.set(title=_short(title), xlabel=x_label, ylabel=measure)
             axes.margins(y=0.12)
             if any(series for series in lines):
                 axes.legend(loc="best", fontsize=8)
-        return _svg(figure, name, label)
-
-
-class CostPoint(NamedTuple):
-    """A method as a point."""
-
-    label: str
-    calls: float
-    """Model calls per user."""
-    value: Estimate
+        return _svg(figure, name, f"{measure} as a curve")
 
 
 def cost(panels: Mapping[str, Sequence[CostPoint]], measure: str, *, name: str) -> str:

@@ -6,12 +6,16 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promptailor.evals.metrics import PRIMARY
 from promptailor.evals.records import write_text
 from promptailor.evals.report import EvalReport, MethodResult
 from promptailor.evals.statistics import Comparison, Estimate
 from promptailor.prompts.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +74,12 @@ def to_html(report: EvalReport) -> str:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     try:  # both are extras, and slow to import
-        from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
-
         from promptailor.evals import plots  # noqa: PLC0415
+
+        page = load_template("report.html.j2")
     except ImportError as error:
         raise MissingExtraError("report.html", "baselines") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = resources.files("promptailor.evals").joinpath("templates/report.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return page.render(
         report=report,
         title=title(report),
         primary=PRIMARY,
@@ -89,6 +91,20 @@ def to_html(report: EvalReport) -> str:
         },
         plots=plots,
     )
+
+
+def load_template(name: str) -> Template:
+    """Load a page's template, everything put into which is escaped; `ImportError` where jinja2 is not installed."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # noqa: PLC0415 - an extra, and slow to import
+
+    folder = resources.files("promptailor.evals").joinpath("templates")
+    return Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda file: folder.joinpath(file).read_text("utf-8")),
+    ).get_template(name)
 
 
 def facts(report: EvalReport) -> dict[str, str]:
