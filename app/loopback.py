@@ -22,6 +22,8 @@ _ANSWER = json.dumps(
         "usage": {"prompt_tokens": 100, "completion_tokens": 6, "total_tokens": 106},
     }
 ).encode()
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_ANSWER)
+_RESPONSE = _HEAD + _ANSWER
 
 
 @contextmanager
@@ -36,20 +38,36 @@ def slow_server(latency_s: float) -> Iterator[str]:
             server.terminate()
 
 
-async def _serve(latency_s: float) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-                await reader.readexactly(int(lengths[0].split(b":")[1]))
-                await asyncio.sleep(latency_s)
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
-                writer.write(b"Content-Length: %d\r\n\r\n" % len(_ANSWER) + _ANSWER)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+class _SlowAnswers(asyncio.Protocol):
+    """One connection: every request on it is answered after the latency, unless the client has gone by then."""
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=256)
+    def __init__(self, latency_s: float) -> None:
+        self._latency_s = latency_s
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (length := _request_length(self._received)) is not None:
+            self._received = self._received[length:]
+            asyncio.get_running_loop().call_later(self._latency_s, self._transport.write, _RESPONSE)
+
+
+def _request_length(received: bytes) -> int | None:
+    """Return the bytes of the first request, head and body; None where it has not all come."""
+    head, end, body = received.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    content = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+    return len(head) + len(end) + content if len(body) >= content else None
+
+
+async def _serve(latency_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _SlowAnswers(latency_s), "127.0.0.1", 0, backlog=256)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await server.serve_forever()

@@ -123,8 +123,10 @@ class OpenAIChat(ChatOpenAI, RankingChat):
     ) -> ChatResult:
         readout = self._server.best(self.readout) if labels else "text"
         options = {**kwargs, **request_options(readout, labels)}
+        payload = self._get_request_payload(messages, stop=stop, **options)
         try:
-            result = await super()._agenerate(messages, stop, run_manager, **options)
+            # As in ChatOpenAI, but for a thread of its own to read each answer in, which costs more than reading it.
+            result = self._create_chat_result(await self.async_client.create(**payload))
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             self._check_refusal(error, readout)
             raise

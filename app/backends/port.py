@@ -6,17 +6,18 @@ import asyncio
 import hashlib
 import json
 import logging
+import operator
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.runnables import Runnable
 
 from promptailor.app.backends.breaker import CircuitBreaker
 from promptailor.app.backends.budget import ONE_CALL, Budget, Spending
@@ -41,7 +42,8 @@ _ESTIMATE_MARGIN = 1.5
 _DONE: Future[None] = Future()
 _DONE.set_result(None)
 
-Bound = tuple[Runnable[LanguageModelInput, AIMessage], list[BaseMessage]]
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(kw_only=True)
@@ -67,6 +69,8 @@ class ModelPort:
     wait: Callable[[float], Awaitable[None]] = asyncio.sleep
     """How a coroutine passes the seconds between two attempts; threads use `sleep`."""
     sleep: Callable[[float], None] = time.sleep
+    read: Callable[[BaseMessage], str] = operator.attrgetter("text")
+    """What of an answer is kept and returned: its text, where the question needs nothing else."""
 
     def __post_init__(self) -> None:
         """Make the board on which callers see who is asking already, so that nobody pays for the same answer twice."""
@@ -132,16 +136,25 @@ class ModelPort:
 
     async def _acomplete(self, call: ModelCall) -> Completion:
         key = self._key(call)
-        while (stored := await asyncio.to_thread(self._find, key)) is None:
+        while (stored := await self._visit(self._find, key)) is None:
             if asking := self._join(key):
                 await asyncio.wrap_future(asking)
                 continue
             with self._leave(key):
                 stored, spent = await self._aask(call)
-                await asyncio.to_thread(self._keep, key, stored, spent)
+                await self._visit(self._keep, key, stored, spent)
             return _completion(stored, cached=False)
         self.store.count_hit()
         return _completion(stored, cached=True)
+
+    async def _visit(self, visit: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
+        """Visit the store from an event loop: in a thread only where other processes may make it wait.
+
+        A visit to a run's own file takes less of the loop's time than to change threads for it.
+        """
+        if self.store.library is None:
+            return visit(*args, **kwargs)
+        return await asyncio.to_thread(visit, *args, **kwargs)
 
     def _key(self, call: ModelCall) -> str:
         return cache_key(self.spec, call, fingerprint=self.fingerprint)
@@ -194,7 +207,7 @@ class ModelPort:
             with self.pace.slot():
                 attempts.start()
                 try:
-                    answer = attempts.model.invoke(attempts.messages)
+                    answer = attempts.send()
                 except Exception as error:  # a vendor's client may raise anything; every kind is judged in one place
                     wait_s = attempts.failed(error)
                 else:
@@ -209,7 +222,8 @@ class ModelPort:
             async with self.pace.aslot():
                 attempts.start()
                 try:
-                    answer = await asyncio.wait_for(attempts.model.ainvoke(attempts.messages), self.timeout_s)
+                    async with asyncio.timeout(self.timeout_s):
+                        answer = await attempts.asend()
                 except Exception as error:  # as in `_ask`
                     wait_s = attempts.failed(error)
                 else:
@@ -217,11 +231,6 @@ class ModelPort:
                         return paid
                     continue
             await self.wait(wait_s)
-
-    def _bound(self, call: ModelCall) -> Bound:
-        if call.labels and isinstance(self.model, RankingChat):
-            return self.model.bind(labels=call.labels), chat_messages(call.messages)
-        return self.model, chat_messages(call.messages)
 
     def _count_tokens(self, messages: list[BaseMessage]) -> int:
         if isinstance(self.model, RankingChat):
@@ -246,9 +255,8 @@ class _Attempts:
     """The requests of one answer, one after another: what each costs, and whether another one follows."""
 
     def __init__(self, port: ModelPort, call: ModelCall) -> None:
-        self.model, self.messages = port._bound(call)
-        self._port = port
-        self._most = port._most(self.messages)
+        self._port, self._messages, self._labels = port, chat_messages(call.messages), call.labels
+        self._most = port._most(self._messages)
         self._n_requests = 0
 
     def start(self) -> None:
@@ -256,6 +264,20 @@ class _Attempts:
         self._port.breaker.check(self._port.spec)
         self._port.budget.reserve(self._most)
         self._n_requests += 1
+
+    def send(self) -> BaseMessage:
+        """Ask the model once."""
+        model = self._port.model
+        if isinstance(model, RankingChat):
+            return model.ask(self._messages, self._labels)
+        return model.invoke(self._messages)
+
+    async def asend(self) -> BaseMessage:
+        """Ask the model once, without holding up the event loop."""
+        model = self._port.model
+        if isinstance(model, RankingChat):
+            return await model.aask(self._messages, self._labels)
+        return await model.ainvoke(self._messages)
 
     def accepted(self, answer: BaseMessage) -> tuple[StoredResponse, Spending] | None:
         """Return an answer and the cost of its request; None where it is malformed and another one should be asked."""
@@ -271,7 +293,7 @@ class _Attempts:
             return None
         port.breaker.succeeded()
         stored = StoredResponse(
-            text=answer.text[:MAX_ANSWER_LENGTH],
+            text=port.read(answer)[:MAX_ANSWER_LENGTH],
             model=str(answer.response_metadata.get("model_name", port.spec)),
             input_tokens=n_input,
             output_tokens=n_output,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
+from langchain_core.callbacks import CallbackManager
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.outputs import ChatResult
+from langchain_core.runnables.config import ensure_config
 
 Readout = Literal["text", "structured", "first_token"]
 """How a ranking is read: out of the written answer; out of an answer held to a permutation of the labels by a grammar
@@ -53,6 +57,31 @@ class RankingChat(BaseChatModel):
         """How many candidates the model can rank in one prompt; None where only its context bounds it."""
         return None
 
+    def ask(self, messages: list[BaseMessage], labels: Sequence[str] = ()) -> BaseMessage:
+        """Answer as `invoke` does; where nobody listens, without what it costs to tell them.
+
+        LangChain tells its callbacks and tracers of every request, through four layers that take more time than a small
+        model's answer even where there are none.
+        """
+        options: dict[str, Any] = {"labels": labels} if labels else {}
+        if self._is_observed():
+            return self.invoke(messages, **options)
+        return _message(self._generate(messages, **options))
+
+    async def aask(self, messages: list[BaseMessage], labels: Sequence[str] = ()) -> BaseMessage:
+        """Do what `ask` does without holding up the event loop."""
+        options: dict[str, Any] = {"labels": labels} if labels else {}
+        if self._is_observed():
+            return await self.ainvoke(messages, **options)
+        return _message(await self._agenerate(messages, **options))
+
+    def _is_observed(self) -> bool:
+        """Whether a callback or tracer, or a cache or rate limiter of LangChain's, has to hear of a request."""
+        cache = None if self.cache is False else self.cache or get_llm_cache()
+        if cache is not None or self.rate_limiter is not None:
+            return True
+        return bool(CallbackManager.configure(ensure_config().get("callbacks"), self.callbacks, self.verbose).handlers)
+
     def probe(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> Probe:
         """Ask once, and say which readouts work."""
         answer = self.invoke(list(messages), labels=tuple(labels))
@@ -61,3 +90,11 @@ class RankingChat(BaseChatModel):
     def count_tokens(self, messages: Sequence[BaseMessage]) -> int:
         """Return the input tokens of a prompt: exactly where the model has its tokenizer here, else estimated."""
         return count_tokens_approximately(messages)
+
+
+def _message(result: ChatResult) -> BaseMessage:
+    """Return the answer, with the metadata that `invoke` would have gathered in it."""
+    generation = result.generations[0]
+    told = (result.llm_output or {}) | (generation.generation_info or {})
+    generation.message.response_metadata = told | generation.message.response_metadata
+    return generation.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import threading
@@ -15,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("langchain_openai")
+
+from langchain_core.messages import HumanMessage
 
 from promptailor.app.backends import resolve_model
 from promptailor.app.backends.openai import OpenAIChat
@@ -163,6 +166,65 @@ def test_the_first_token_ranks_by_its_log_probabilities(server: ScriptedServer) 
     sent = server.bodies[0]
     assert (sent["max_completion_tokens"], sent["logprobs"], sent["top_logprobs"]) == (1, True, 20)
     assert json.loads(server.headers[0][LABELS_HEADER.lower()]) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("readout", ["text", "structured", "first_token"])
+def test_coroutines_are_answered_as_threads_are(server: ScriptedServer, readout: str) -> None:
+    """They have a client of their own."""
+    status, reply = completion('{"ranking": ["3", "1", "2"]}', [("2", -0.1), ("1", -2.0)])
+    server.replies = [(status, reply)] * 3
+    chat = server.chat(f"&readout={readout}&max_tokens=9")
+    by_thread = chat.invoke("rank", labels=LABELS)
+    heard = asyncio.run(chat.ainvoke("rank", labels=LABELS))
+    unheard = asyncio.run(chat.aask([HumanMessage("rank")], LABELS))
+    assert heard.model_dump(exclude={"id"}) == unheard.model_dump(exclude={"id"})
+    assert (heard.text, heard.usage_metadata) == (by_thread.text, by_thread.usage_metadata)
+    for name in ("readout", "label_log_probs", "fallback", "model_name", "finish_reason"):
+        assert heard.response_metadata.get(name) == by_thread.response_metadata.get(name)
+    assert server.bodies[0] == server.bodies[1] | {"stream": False} == server.bodies[2] | {"stream": False}
+    sent = [(headers["authorization"], headers.get(LABELS_HEADER.lower())) for headers in server.headers]
+    assert sent[0] == sent[1] == sent[2]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid schema for OpenAI")
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (refusal("logprobs are not supported"), ReadoutFallbackError),
+        (refusal("Input tokens exceed the configured limit"), openai.BadRequestError),
+        (refusal("no such key", 401), openai.AuthenticationError),
+        (refusal("slow down", 429), openai.RateLimitError),
+        (refusal("broken", 500), openai.InternalServerError),
+        (completion("2"), ReadoutFallbackError),
+        (completion("2", role="user"), ValueError),
+        ((200, {"choices": []}), ValueError),
+        ((200, {"choices": None}), TypeError),
+        ((200, {"error": {"message": "out of memory"}}), ValueError),
+    ],
+)
+def test_coroutines_fail_as_threads_do(server: ScriptedServer, reply: Reply, kind: type[Exception]) -> None:
+    said = []
+    for ask in (OpenAIChat.invoke, lambda chat, *args, **options: asyncio.run(chat.ainvoke(*args, **options))):
+        server.replies = [reply]
+        with pytest.raises(kind) as caught:
+            ask(server.chat("&readout=first_token"), "rank", labels=LABELS)
+        said.append((str(caught.value).partition("Full response keys")[0], getattr(caught.value, "status_code", None)))
+    assert said[0] == said[1]
+
+
+def test_the_proxy_that_the_environment_names_is_asked_except_for_hosts_it_is_not_for(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.replies = [completion("1"), completion("2")]
+    far = resolve_model("openai:m?base_url=http://models.invalid/v1", Settings())
+    assert asyncio.run(far.ainvoke("rank")).text == "1"
+    assert server.headers[0]["host"] == "models.invalid"
+    assert asyncio.run(server.chat().ainvoke("rank")).text == "2"
+    assert server.headers[1]["host"] == f"127.0.0.1:{server.http.server_port}"
 
 
 def test_where_no_label_is_seen_the_token_is_left_to_the_parser(server: ScriptedServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -186,6 +187,24 @@ def test_what_was_paid_outlives_the_process(tmp_path: Path) -> None:
     model = CountingChat()
     assert port(model, store=reopened).complete(call("a")).cached
     assert (model.requests, reopened.requests, reopened.get_embedding("e")) == (0, 1, b"\x00\x01")
+
+
+def test_an_event_loop_goes_on_while_another_process_holds_the_shared_library(tmp_path: Path) -> None:
+    library = ResponseStore(tmp_path / "library.sqlite")
+    ours = port(CountingChat(), store=ResponseStore(tmp_path / "responses.sqlite", library=library))
+    ours.complete(call("a"))
+    other = sqlite3.connect(tmp_path / "library.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def ask() -> Completion:
+        asked = asyncio.create_task(ours.acomplete(call("b")))
+        await asyncio.sleep(0.1)
+        assert not asked.done(), "the answer is used before it is kept"
+        other.execute("ROLLBACK")
+        return await asked
+
+    assert asyncio.run(ask()).text == "echo b"
+    other.close()
 
 
 def test_a_damaged_store_is_a_one_line_error(tmp_path: Path) -> None:
