@@ -88,6 +88,29 @@ def train(
     budget: BudgetOption = None,
     calls: Annotated[int, typer.Option("--calls", min=1, help="LLM calls to learn from.")] = 3_000,
     catalogue: CatalogueOption = None,
+    personalise: Annotated[
+        str | None,
+        typer.Option(help="Patterns that vary, with commas; the others stay as in the manual prompt."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Choose which fields of the user's profile to show, as a fifth pattern.")
+    ] = False,
+    sentences: Annotated[
+        int | None, typer.Option(min=1, help="Choose among the first N sentences of each pattern.", show_default="all")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=50, help="Prompts per episode.", show_default="the preset's")
+    ] = None,
+    objective: Annotated[
+        Literal["sum", "final"] | None,
+        typer.Option(help="Learn for all steps, or for the last.", show_default="the preset's"),
+    ] = None,
+    state: Annotated[
+        Literal["full", "paper"] | None, typer.Option(help="What the agents see.", show_default="the preset's")
+    ] = None,
+    pooling: Annotated[
+        Literal["gru", "mean"] | None, typer.Option(help="How they read the ranking.", show_default="the preset's")
+    ] = None,
     resume: ResumeOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -98,6 +121,8 @@ def train(
     config = TrainConfig(
         policy=policy, dataset=dataset, model=model, refiner=refiner, users=users, seed=seed, preset=preset,
         n_candidates=candidates, permutations=permutations, budget=budget, calls=calls, catalogue=catalogue,
+        personalise=TrainConfig.parse_patterns(personalise), profile=profile, sentences=sentences, steps=steps,
+        objective=objective, state=state, pooling=pooling,
     )  # fmt: skip
     summary = run_training_job(config, out, resume=resume)
     _print(summary, json_output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,6 +17,11 @@ from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest
 from promptailor.policies.manual import Stopped
+from promptailor.policies.prompt_space import PromptSpace
+from promptailor.policies.returns import Objective
+from promptailor.policies.types import Pooling, StateKind
+from promptailor.prompts.errors import SpecError
+from promptailor.prompts.patterns import PATTERNS, PatternName
 
 Preset = Literal["default", "on-policy", "paper"]
 """The default learns from all calls so far; `on-policy` is A2C with the usual remedies; `paper` is RPP as published."""
@@ -41,6 +46,34 @@ class TrainConfig(BaseModel):
     """Shuffled copies of each prompt, each a call of its own."""
     budget: str | None = None
     catalogue: Path | None = None
+
+    # For ablations; what is left empty is the preset's own
+    personalise: tuple[PatternName, ...] = ()
+    """Patterns that vary; the others keep the manual prompt's sentence and length. Empty: the paper's four."""
+    profile: bool = False
+    """Whether the user's profile varies too, as the fifth pattern."""
+    pooling: Pooling | None = None
+    state: StateKind | None = None
+    objective: Objective | None = None
+    steps: int | None = None
+    """T, prompts per episode."""
+    sentences: int | None = None
+    """Only the first so many sentences of each sentence pattern are actions."""
+
+    @property
+    def patterns(self) -> tuple[PatternName, ...]:
+        """The patterns that vary, in the catalogue's order."""
+        chosen = {*(self.personalise or PATTERNS), *(("user_profile",) if self.profile else ())}
+        return tuple(pattern for pattern in get_args(PatternName) if pattern in chosen)
+
+    @classmethod
+    def parse_patterns(cls, text: str | None) -> tuple[PatternName, ...]:
+        """Read `--personalise`; an unknown pattern is a `SpecError` that lists the known ones."""
+        known: tuple[PatternName, ...] = get_args(PatternName)
+        names = [name.strip().replace("-", "_") for name in (text or "").split(",") if name.strip()]
+        if unknown := [name for name in names if name not in known]:
+            raise SpecError(f"--personalise {unknown[0]!r}: no such pattern; there are {', '.join(known)}")
+        return tuple(pattern for pattern in known if pattern in names)
 
     @property
     def validation_users(self) -> int:
@@ -94,6 +127,11 @@ class Job:
     train: list[TrainInput]
     validation: list[TrainInput]
     context: Context
+
+    @property
+    def space(self) -> PromptSpace:
+        """The prompts that a one-shot method may choose."""
+        return PromptSpace(self.workspace.catalogue, patterns=self.config.patterns, sentences=self.config.sentences)
 
     @property
     def initial_length(self) -> int:

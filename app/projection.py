@@ -107,9 +107,10 @@ def project_episodes(
     return dry.take(user_steps / (len(sample) * n_steps))
 
 
-def project_trials(workspace: Workspace, users: Sequence[TrainInput], context: Context, *, user_steps: int) -> Spending:
-    """Project a search, or the training of a one-shot policy."""
-    space = PromptSpace(workspace.catalogue)
+def project_trials(
+    workspace: Workspace, users: Sequence[TrainInput], context: Context, space: PromptSpace, *, user_steps: int
+) -> Spending:
+    """Project a search, or the training of a one-shot policy, that chooses prompts of a space."""
     specs = [space.spec(space.random("projection", context.seed, number)) for number in range(4 * SAMPLE_USERS)]
     return _trials(workspace, users, specs, context, user_steps)
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
+from typing import TYPE_CHECKING
 
-from promptailor.app.job import Job, Preset, TrainSummary
+from promptailor.app.job import Job, Preset, TrainConfig, TrainSummary
 from promptailor.app.projection import announce, project_episodes, project_trials
 from promptailor.graph.build import RankGraph
 from promptailor.graph.rollout import GraphEvaluator, Progress
 from promptailor.graph.state import TrainInput, TrainOutput
 from promptailor.graph.train import Schedule, serve_greedily, train_stepwise
 from promptailor.policies.bandit import FactoredBandit
-from promptailor.policies.base import OneShotPolicy, PromptPolicy
+from promptailor.policies.base import OneShotPolicy, PromptEvaluator, PromptPolicy
 from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
+from promptailor.policies.grips import search_one_prompt
 from promptailor.policies.manual import Stopped
 from promptailor.policies.random_search import random_search
 from promptailor.policies.returns import Objective, serving_steps
-from promptailor.prompts.errors import BudgetExceededError, InputError
+from promptailor.prompts.errors import BudgetExceededError, InputError, SpecError
+
+if TYPE_CHECKING:
+    from promptailor.policies.a2c import A2CConfig
+    from promptailor.policies.actor_critic import PolicyConfig
 
 VALIDATIONS = 2
 """Checkpoints that validation users choose from, evenly spread over training; the last one is the final policy."""
@@ -78,18 +84,36 @@ def _fusion_weights(outputs: Sequence[TrainOutput], users: Sequence[TrainInput])
     return tuple(weights)
 
 
-def _train_rpp(job: Job, progress: Progress) -> TrainSummary:
-    from promptailor.policies.a2c import A2C, A2CConfig  # noqa: PLC0415 - imports torch
-    from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy  # noqa: PLC0415 - imports torch
+def reinforced_settings(config: TrainConfig) -> tuple[PolicyConfig, A2CConfig]:
+    """Return what a stepwise policy is made of and how it learns: the preset's settings and what was asked for."""
+    from promptailor.policies.a2c import A2CConfig  # noqa: PLC0415 - imports torch
+    from promptailor.policies.actor_critic import PolicyConfig  # noqa: PLC0415 - imports torch
 
-    config, workspace = job.config, job.workspace
-    paper = config.preset == "paper"
     presets: dict[Preset, tuple[PolicyConfig, A2CConfig]] = {
         "default": (PolicyConfig(), A2CConfig()),
         "on-policy": (PolicyConfig(critic="value"), A2CConfig.on_policy()),
         "paper": (PolicyConfig.paper(), A2CConfig.paper()),
     }
     design, learning = presets[config.preset]
+    design = replace(design, personalised=config.patterns, sentences=config.sentences)
+    if config.pooling:
+        design = replace(design, pooling=config.pooling)
+    if config.state:
+        design = replace(design, state=config.state)
+    if config.objective:
+        learning = replace(learning, objective=config.objective)
+    if config.steps:
+        learning = learning.over(config.steps)
+    return design, learning
+
+
+def _train_stepwise(job: Job, progress: Progress) -> TrainSummary:
+    from promptailor.policies.a2c import A2C  # noqa: PLC0415 - imports torch
+    from promptailor.policies.actor_critic import ReinforcedPolicy  # noqa: PLC0415 - imports torch
+
+    config, workspace = job.config, job.workspace
+    paper = config.preset == "paper"
+    design, learning = reinforced_settings(config)
     policy = ReinforcedPolicy(
         design,
         workspace.catalogue,
@@ -165,37 +189,63 @@ def _train_one_shot(job: Job, progress: Progress) -> TrainSummary:
         context=job.context.model_copy(update={"policy": "manual", "split": "train"}),
         initial_length=job.initial_length,
         progress=count,
+        record=job.folder.log_rewards,
     )
-    projected = project_trials(workspace, job.train, evaluator.context, user_steps=config.calls)
+    projected = project_trials(workspace, job.train, evaluator.context, job.space, user_steps=config.calls)
     announce(f"training {config.policy}", projected, workspace.budget)
-    policy, stopped = _ONE_SHOT[config.policy](job, evaluator)
+    policy, stopped = ONE_SHOT[config.policy](job, evaluator)
     job.save(policy, n_steps=1, stopped=stopped, user_steps=user_steps)
     return job.finish(stopped, 1, None, user_steps, projected)
 
 
-def _bandit(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:
-    bandit = FactoredBandit(job.workspace.catalogue, job.workspace.embeddings)
+def _bandit(job: Job, evaluator: PromptEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    bandit = FactoredBandit(job.space, job.workspace.embeddings)
     bandit.fit(evaluator, calls=job.config.calls, seed=job.config.seed)
     return bandit, bandit.stopped
 
 
-def _enumeration(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:
-    found = enumerate_prompts(evaluator, job.workspace.catalogue, calls=job.config.calls, seed=job.config.seed)
+def _enumeration(job: Job, evaluator: PromptEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    found = enumerate_prompts(evaluator, job.space, calls=job.config.calls, seed=job.config.seed)
     return found, found.stopped
 
 
-def _random_search(job: Job, evaluator: GraphEvaluator) -> tuple[OneShotPolicy, Stopped]:
-    found = random_search(evaluator, job.workspace.catalogue, calls=job.config.calls, seed=job.config.seed)
+def _random_search(job: Job, evaluator: PromptEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    found = random_search(evaluator, job.space, calls=job.config.calls, seed=job.config.seed)
     return found, found.stopped
 
 
-_ONE_SHOT: dict[str, Callable[[Job, GraphEvaluator], tuple[OneShotPolicy, Stopped]]] = {
+def _grips(job: Job, evaluator: PromptEvaluator) -> tuple[OneShotPolicy, Stopped]:
+    found = search_one_prompt(evaluator, job.workspace.catalogue, calls=job.config.calls, seed=job.config.seed)
+    return found, found.stopped
+
+
+ONE_SHOT: dict[str, Callable[[Job, PromptEvaluator], tuple[OneShotPolicy, Stopped]]] = {
     "bandit": _bandit,
     "enumeration": _enumeration,
     "random-search": _random_search,
+    "grips": _grips,
 }
+_STEPWISE = ("rpp", "rpp+")
 TRAINERS: dict[str, Callable[[Job, Progress], TrainSummary]] = {
-    "rpp": _train_rpp,
-    "rpp+": _train_rpp,
-    **dict.fromkeys(_ONE_SHOT, _train_one_shot),
+    **dict.fromkeys(_STEPWISE, _train_stepwise),
+    **dict.fromkeys(ONE_SHOT, _train_one_shot),
 }
+
+CATALOGUE_POLICIES = (*_STEPWISE, "bandit", "enumeration", "random-search")
+"""Those that choose among the catalogue's sentences, as they stand there."""
+_SPACE_OPTIONS = ("personalise", "profile", "sentences")
+_STEPWISE_OPTIONS = ("pooling", "state", "objective", "steps")
+
+
+def check_policy(config: TrainConfig) -> None:
+    """Raise `SpecError` where the policy is unknown, or takes no such option as it was given."""
+    if config.policy not in TRAINERS:
+        raise SpecError(f"--policy {config.policy!r}: unknown; there are {', '.join(TRAINERS)}")
+    takers = dict.fromkeys(_SPACE_OPTIONS, CATALOGUE_POLICIES) | dict.fromkeys(_STEPWISE_OPTIONS, _STEPWISE)
+    for option, policies in takers.items():
+        if getattr(config, option) and config.policy not in policies:
+            raise SpecError(f"--{option}: {config.policy} has no such setting; leave it out, or train {_or(policies)}")
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -17,10 +17,10 @@ from promptailor.app.job import Job, TrainConfig, TrainSummary
 from promptailor.app.progress import progress_bar
 from promptailor.app.run_folder import TrainingFolder
 from promptailor.app.settings import Settings
-from promptailor.app.trainers import TRAINERS
+from promptailor.app.trainers import TRAINERS, check_policy
 from promptailor.app.wiring import Workspace, open_store, train_inputs
 from promptailor.graph.context import Context
-from promptailor.prompts.errors import DataError, InputError, SpecError
+from promptailor.prompts.errors import DataError, InputError
 from promptailor.prompts.patterns import load_catalogue
 
 
@@ -44,10 +44,7 @@ def run_training_job(
     Raises:
         InputError: unknown names, a folder that holds another run, or a data set that lacks users.
     """
-    try:
-        trainer = TRAINERS[config.policy]
-    except KeyError:
-        raise SpecError(f"--policy {config.policy!r}: unknown; there are {', '.join(TRAINERS)}") from None
+    check_policy(config)
     store = open_store(out, library)
     refines = config.policy == "rpp+"
     workspace = Workspace(
@@ -60,6 +57,8 @@ def run_training_job(
         store=store,
         budget=budget or Budget.parse(config.budget, used=store.spending),
     )
+    if "user_profile" in config.patterns:
+        workspace.require_profiles("--profile")
     split = workspace.split
     if config.users > len(split.train):
         raise DataError(f"--users {config.users}: {workspace.dataset.name} has {len(split.train)} training users")
@@ -78,7 +77,7 @@ def run_training_job(
     )
     try:
         with stop_on_interrupt(workspace.budget), progress_bar(f"training {config.policy}", config.calls) as progress:
-            return trainer(job, progress)
+            return TRAINERS[config.policy](job, progress)
     except InputError:
         if not store.requests:
             job.folder.withdraw()

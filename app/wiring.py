@@ -27,8 +27,8 @@ from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import load_policy, read_manifest
 from promptailor.policies.embeddings import ItemEmbeddings
-from promptailor.policies.manual import manual_policy
-from promptailor.prompts.errors import CheckpointError, SpecError
+from promptailor.policies.manual import manual_policies
+from promptailor.prompts.errors import CheckpointError, DataError, SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
 PLANTED = "planted"
@@ -118,6 +118,13 @@ class Workspace:
             return None
         return self.recommender if self.refiner == self.model else self.port(self.refiner)
 
+    def require_profiles(self, what: str) -> None:
+        """Raise `DataError` where the data set has no user profiles; `what` asks for them."""
+        if not self.dataset.profiles:
+            raise DataError(
+                f"{what}: {self.dataset.name} has no user profiles; ml-1m and ml-100k have, or add `users` to its spec"
+            )
+
     @property
     def baseline_inputs(self) -> BaselineInputs:
         """What the methods that call no LLM are made from."""
@@ -166,7 +173,7 @@ class Workspace:
             recommender=self.recommender,
             refiner=self.refiner_port,
             encoder=self.encoder if self.refiner else None,
-            policies={"manual": manual_policy(self.catalogue), **(policies or {})},
+            policies={**manual_policies(self.catalogue), **(policies or {})},
             items=self.dataset.items if self.dataset_name else {},
             domain=self.dataset.domain if self.dataset_name else DEFAULT_DOMAIN,
         )

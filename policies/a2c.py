@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -84,6 +84,11 @@ class A2CConfig:
             passes=8,
             max_grad_norm=0.5,
         )
+
+    def over(self, n_steps: int) -> A2CConfig:
+        """Return the same learner for episodes of another length; one that learns from whole episodes still does."""
+        whole = self.steps_per_update == self.n_steps
+        return replace(self, n_steps=n_steps, steps_per_update=n_steps if whole else self.steps_per_update)
 
 
 class A2C:

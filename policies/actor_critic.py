@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import safetensors.torch
 import torch
@@ -21,14 +21,15 @@ from promptailor.policies.additive import length_codes
 from promptailor.policies.base import PolicyInfo
 from promptailor.policies.draws import sample_index
 from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.masks import mask_actions, next_lengths
 from promptailor.policies.networks import FactoredCritic, TwoLayer, initialise
-from promptailor.policies.state_encoder import Pooling, StateEncoder, StateKind, StateReader
-from promptailor.policies.types import AgentChoice, StateInputs
+from promptailor.policies.state_encoder import StateEncoder, StateReader
+from promptailor.policies.types import AgentChoice, Pooling, StateInputs, StateKind
 from promptailor.prompts.llm import TextEncoder
-from promptailor.prompts.patterns import PATTERNS, Catalogue, HistoryPattern, PatternName
+from promptailor.prompts.patterns import PATTERNS, Catalogue, PatternName
 
-N_COUNTERS = 3
-"""l_{t-1}, the cap and t follow the state in an observation: the history agent's mask is made of them."""
+N_COUNTERS = 4
+"""l_{t-1}, the cap, t and the known profile fields follow the state in an observation: masks are made of them."""
 
 DESCRIPTIONS: Mapping[PatternName, str] = {
     "role_playing": "Chooses the role that the model is given.",
@@ -37,6 +38,9 @@ DESCRIPTIONS: Mapping[PatternName, str] = {
     "output_format": "Chooses the sentence that tells the model how to write its answer.",
     "user_profile": "Chooses which fields of the user's profile the prompt shows.",
 }
+
+_LATER: Mapping[str, bool] = {"later": True}
+"""Marks fields that the first saved policies did not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +54,19 @@ class PolicyConfig:
     hidden: int = 32
     personalised: tuple[PatternName, ...] = PATTERNS
     """Patterns with an agent; the others keep the manual prompt's sentence or length."""
+    sentences: int | None = field(default=None, metadata=_LATER)
+    """Only the first so many sentences of each sentence pattern are actions; None: all of them."""
 
     @classmethod
     def paper(cls) -> PolicyConfig:
         """Return the paper's policy: s_0 = u, s_t = W enc(p_t) + GRU, and critics of the state alone."""
         return cls(state="paper", critic="value", hidden=64)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is saved and digested; later fields are left out at their defaults, so that digests stay the same."""
+        values = asdict(self)
+        return {f.name: values[f.name] for f in fields(self) if f.metadata != _LATER or values[f.name] != f.default}
 
 
 class ReinforcedPolicy:
@@ -84,7 +96,7 @@ class ReinforcedPolicy:
             info: what it says of itself; by default that it is fresh.
         """
         self.config, self.catalogue, self._info = config, catalogue, info
-        self.reader = StateReader(config.state, embeddings, encoder, catalogue.history_records.max_length)
+        self.reader = StateReader(config.state, embeddings, encoder, catalogue)
         self.networks = _Networks(config, catalogue, embeddings.dimension, encoder.dimension, seed)
 
     @property
@@ -98,7 +110,7 @@ class ReinforcedPolicy:
         return {pattern: DESCRIPTIONS[pattern] for pattern in self.config.personalised}
 
     def observe(self, inputs: StateInputs) -> list[float]:
-        """Compute s_t followed by l_{t-1}, the cap and t, shape (state_dim + 3,)."""
+        """Compute s_t followed by the counters of `StateFeatures`, shape (state_dim + 4,)."""
         with torch.inference_mode():
             features = self.reader.read(inputs)
             return cast(list[float], torch.cat([self.networks.encoder(features), features.counters], 1)[0].tolist())
@@ -131,14 +143,14 @@ class ReinforcedPolicy:
     @property
     def digest(self) -> str:
         """Hex digest of the configuration and every weight."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config)).encode())
+        digest = hashlib.sha256(json.dumps(self.config.settings).encode())
         for name, tensor in sorted(self.networks.state_dict().items()):
             digest.update(name.encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
         """Write `policy.json` and `policy.safetensors`."""
-        (folder / "policy.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n", "utf-8")
+        (folder / "policy.json").write_text(json.dumps(self.config.settings, indent=2) + "\n", "utf-8")
         (folder / "policy.safetensors").write_bytes(safetensors.torch.save(self.networks.state_dict()))
 
     @classmethod
@@ -161,7 +173,7 @@ class _Networks(nn.Module):
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.history = catalogue.history_records
+        self.catalogue, self.history = catalogue, catalogue.history_records
         self.encoder = StateEncoder(config.state, config.pooling, dimension=dimension, text_dimension=text_dimension)
         initialise(self.encoder.project, generator, sd=1.0)  # text embeddings have unit length
         if self.encoder.gru is not None:
@@ -171,7 +183,7 @@ class _Networks(nn.Module):
         actors: dict[str, nn.Module] = {}
         critics: dict[str, nn.Module] = {}
         for pattern in config.personalised:
-            n_actions = catalogue.n_actions(pattern)
+            n_actions = catalogue.n_actions(pattern, config.sentences)
             actors[pattern] = two_layers(n_outputs=n_actions)
             if config.critic == "value":
                 critics[pattern] = two_layers(n_outputs=1)
@@ -185,9 +197,7 @@ class _Networks(nn.Module):
     def log_policy(self, pattern: PatternName, state: Tensor, counters: Tensor) -> Tensor:
         """Return log pi_k(a | s), shape (B, n_actions); masked actions are -inf."""
         logits: Tensor = self.actors[pattern](state)
-        if pattern == "history_records":
-            logits = logits.masked_fill(~allowed_increments(self.history, counters), -torch.inf)
-        return torch.log_softmax(logits, dim=1)
+        return torch.log_softmax(mask_actions(logits, pattern, self.catalogue, counters), dim=1)
 
     def value(self, pattern: PatternName, state: Tensor, counters: Tensor, log_probs: Tensor) -> Tensor:
         """Return the critic's V(s), shape (B,); of a factored critic what its agent's choice is expected to add."""
@@ -197,19 +207,3 @@ class _Networks(nn.Module):
         if pattern == "history_records":
             outputs = outputs.gather(1, next_lengths(self.history, counters))
         return (log_probs.exp() * outputs).sum(dim=1)
-
-
-def next_lengths(history: HistoryPattern, counters: Tensor) -> Tensor:
-    """Return l_t after each increment, shape (B, n_increments): `HistoryPattern.next_length` for tensors."""
-    length, cap = counters[:, :1], counters[:, 1:2]
-    return torch.minimum(length + torch.tensor(history.increments), cap).long()
-
-
-def allowed_increments(history: HistoryPattern, counters: Tensor) -> Tensor:
-    """Return which increments may be chosen, shape (B, n_increments).
-
-    At the cap several increments mean the same: only the first that leaves the length as it is stays.
-    """
-    lengths, now = next_lengths(history, counters), torch.minimum(counters[:, :1], counters[:, 1:2])
-    same = lengths == now
-    return ~same | (same.cumsum(dim=1) == 1)

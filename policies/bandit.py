@@ -8,6 +8,7 @@ patterns, so that 26 options are learned instead of 1,215 prompts; it explores b
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -41,9 +42,9 @@ class FactoredBandit:
     kind: ClassVar[str] = "bandit"
     reads_embeddings: ClassVar[bool] = True
 
-    def __init__(self, catalogue: Catalogue, embeddings: ItemEmbeddings, info: PolicyInfo | None = None) -> None:
+    def __init__(self, space: PromptSpace, embeddings: ItemEmbeddings, info: PolicyInfo | None = None) -> None:
         """Start untrained, with draws from the prior."""
-        self.space, self.embeddings = PromptSpace(catalogue), embeddings
+        self.space, self.embeddings = space, embeddings
         self.info = info or PolicyInfo(name="bandit", version="unsaved")
         self.stopped: Stopped = "finished"
         rng = np.random.default_rng(0)
@@ -51,14 +52,14 @@ class FactoredBandit:
         # Per pattern, what a code is worth: the mean model first, then the draws; column 0 to everybody.
         self._models: dict[PatternName, Array] = {
             pattern: EFFECT_VARIANCE**0.5 * rng.standard_normal((1 + N_DRAWS, codes.shape[1], 1))
-            for pattern, codes in zip(PATTERNS, self.space.codes, strict=True)
+            for pattern, codes in zip(space.patterns, space.codes, strict=True)
         }
 
     def fit(self, evaluator: PromptEvaluator, *, calls: int, seed: int) -> None:
         """Learn from `calls` trials, the training users in turn; a spent budget ends it with what was learned."""
         users = evaluator.user_ids
         inputs = [evaluator.inputs(user) for user in users]
-        self._directions = _leading_directions(np.stack([self.embeddings.user(i.history) for i in inputs]))
+        self._directions = leading_directions(np.stack([self.embeddings.user(i.history) for i in inputs]))
         self._models = {p: np.pad(m, ((0, 0), (0, 0), (0, self._directions.shape[1]))) for p, m in self._models.items()}
         features = np.stack([self._features(i) for i in inputs])
         choices: list[Choice] = []
@@ -89,10 +90,12 @@ class FactoredBandit:
         reading = np.concatenate([[1.0], self._features(inputs)])
         choice: list[int] = []
         propensities: dict[PatternName, float] = {}
-        for pattern, codes in zip(PATTERNS, self.space.codes, strict=True):
+        for pattern, codes in zip(self.space.patterns, self.space.codes, strict=True):
             worth = (self._models[pattern] @ reading) @ codes.T
             if pattern == "history_records":
                 worth[:, self._too_long(inputs)] = -np.inf
+            if pattern == "user_profile":
+                worth[:, self._unknown(inputs)] = -np.inf
             if explore:
                 votes = np.bincount(worth[1:].argmax(axis=1), minlength=len(codes)) / N_DRAWS
                 possible = np.isfinite(worth[0])
@@ -108,6 +111,11 @@ class FactoredBandit:
         longest = max(len(inputs.history), min(self.space.lengths))
         return np.array([length > longest for length in self.space.lengths])
 
+    def _unknown(self, inputs: StateInputs) -> NDArray[np.bool_]:
+        """Return which sets of profile fields are not all known; the empty one always is."""
+        subsets = self.space.catalogue.user_profile.subsets
+        return np.array([not set(subset) <= set(inputs.profile) for subset in subsets])
+
     def _features(self, inputs: StateInputs) -> Array:
         features: Array = self.embeddings.user(inputs.history) @ self._directions
         return features
@@ -115,11 +123,11 @@ class FactoredBandit:
     def _learn(self, choices: list[Choice], rewards: Array, features: Array, seed: int) -> None:
         """Refit the mean model and draw new ones; trial t was on user t modulo the number of users."""
         users = np.arange(len(choices)) % len(features)
-        model = fit_additive(self.space.design(choices), [features[users]] * len(PATTERNS), rewards, users)
+        model = fit_additive(self.space.design(choices), [features[users]] * len(self.space.patterns), rewards, users)
         models = [(model.shared, model.personal), *model.sample(N_DRAWS, seed)]
         self._models = {
             pattern: np.stack([np.column_stack([shared[k], personal[k]]) for shared, personal in models])
-            for k, pattern in enumerate(PATTERNS)
+            for k, pattern in enumerate(self.space.patterns)
         }
 
     @property
@@ -131,7 +139,9 @@ class FactoredBandit:
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write `policy.safetensors`."""
+        """Write `policy.json` and `policy.safetensors`."""
+        settings = {"patterns": self.space.patterns, "sentences": self.space.sentences}
+        (folder / "policy.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
         (folder / "policy.safetensors").write_bytes(_safetensors().save(self._tensors()))
 
     @classmethod
@@ -139,10 +149,13 @@ class FactoredBandit:
         cls, folder: Path, info: PolicyInfo, *, catalogue: Catalogue, embeddings: ItemEmbeddings
     ) -> FactoredBandit:
         """Read what `save` wrote; use `checkpoint.load_policy`, which checks that the files fit."""
-        bandit = cls(catalogue, embeddings, info)
+        path = folder / "policy.json"  # the first saved bandits had none: they chose all of the four patterns
+        settings = json.loads(path.read_text("utf-8")) if path.exists() else {"patterns": PATTERNS, "sentences": None}
+        space = PromptSpace(catalogue, patterns=tuple(settings["patterns"]), sentences=settings["sentences"])
+        bandit = cls(space, embeddings, info)
         tensors = _safetensors().load((folder / "policy.safetensors").read_bytes())
         bandit._directions = tensors["directions"]
-        bandit._models = {pattern: tensors[pattern] for pattern in PATTERNS}
+        bandit._models = {pattern: tensors[pattern] for pattern in space.patterns}
         return bandit
 
     def _tensors(self) -> dict[str, Array]:
@@ -150,7 +163,7 @@ class FactoredBandit:
         return models | {"directions": np.ascontiguousarray(self._directions)}
 
 
-def _leading_directions(users: NDArray[np.float32]) -> Array:
+def leading_directions(users: NDArray[np.float32]) -> Array:
     """Return the leading right singular vectors, shape (dim, n)."""
     _, _, right = np.linalg.svd(users.astype(np.float64), full_matrices=False)
     directions: Array = right[:N_DIRECTIONS].T

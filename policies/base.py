@@ -1,26 +1,29 @@
-"""The two shapes a prompt policy can have, and how optimisers get rewards.
+"""The shapes a prompt policy can have, and how optimisers get rewards.
 
 A one-shot policy chooses a whole prompt from the user alone and serves with one call (manual, enumeration, random
 search, bandit). A stepwise policy is a team of agents, one per pattern, that look at the last prompt and ranking and
-choose again (RPP). The graph runs a one-shot policy in one node and a stepwise one in one tool node per agent.
+choose again (RPP). A searching policy tries prompts for each request before it serves it (GRIPS, best-of-k). The graph
+runs a stepwise policy in one tool node per agent, and the others in one node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from promptailor.policies.types import AgentChoice, StateInputs
-from promptailor.prompts.patterns import PatternName, PromptSpec
+from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A one-shot policy's choice."""
+    """A whole prompt that was chosen, or is to be tried."""
 
     spec: PromptSpec
+    sentences: Mapping[SentencePattern, str] = field(default_factory=dict)
+    """Templates that replace the catalogue's sentences of these patterns; empty where nothing was edited."""
     probabilities: dict[PatternName, float] = field(default_factory=dict)
     """Propensity of the chosen action per pattern; empty for deterministic policies."""
 
@@ -36,9 +39,9 @@ class PolicyInfo:
     train_users: tuple[str, ...] = ()
     """Users it was trained or selected on; `evaluate` leaves them out."""
     n_steps: int = 1
+    """Prompts per served request."""
     permutations: int = 1
-    """Shuffled copies of each prompt it was trained and selected with."""
-    """Calls per served request."""
+    """Shuffled copies of each prompt it was trained and selected with, each a call of its own."""
     fusion_weights: tuple[float, ...] = ()
     """What each step counts for in `fusion="weighted"`, learned on validation users; empty where nothing was."""
 
@@ -82,7 +85,65 @@ class StepwisePolicy(Protocol):
         ...
 
 
-PromptPolicy = OneShotPolicy | StepwisePolicy
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What a search wants to know next; all of it may be asked at once."""
+
+    attempts: tuple[Decision, ...] = ()
+    """Prompts to score."""
+    rewrites: tuple[str, ...] = ()
+    """Templates of sentences to have rewritten."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replies:
+    """What came of a search's questions, in their order."""
+
+    rewards: tuple[float, ...] = ()
+    """Mean NDCG of each attempt, over the cases it was scored on."""
+    rewrites: tuple[str | None, ...] = ()
+    """Templates; None where a rewrite failed a guard."""
+
+
+Search = Generator[Questions, Replies, Decision]
+"""A search that asks and is told, and returns the prompt it settles on.
+
+It calls no model itself, so that the same search serves one user on an event loop or is run over many users. A
+`BudgetExceededError` thrown into it ends it with the best so far.
+"""
+
+
+@runtime_checkable
+class SearchingPolicy(Protocol):
+    """Searches a prompt for each request, scored on choices that the user made earlier; it is told no label."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Name and version; it has seen no users."""
+        ...
+
+    @property
+    def cases(self) -> int:
+        """How many of the user's last choices a prompt is scored on, as far as the history goes."""
+        ...
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it asks for rewrites where there is a refiner."""
+        ...
+
+    def search(self, *, key: tuple[str | int, ...], n_history: int, rewrites: bool) -> Search:
+        """Begin a search.
+
+        Args:
+            key: keys every random draw.
+            n_history: interactions that the longest prompt can show.
+            rewrites: whether there is a refiner to ask.
+        """
+        ...
+
+
+PromptPolicy = OneShotPolicy | StepwisePolicy | SearchingPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +153,8 @@ class Trial:
     user_id: str
     spec: PromptSpec
     sample_index: int = 0
+    sentences: Mapping[SentencePattern, str] = field(default_factory=dict)
+    """Templates that replace the catalogue's sentences."""
 
 
 class PromptEvaluator(Protocol):

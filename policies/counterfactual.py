@@ -17,8 +17,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from promptailor.policies.actor_critic import ReinforcedPolicy, allowed_increments, next_lengths
+from promptailor.policies.actor_critic import ReinforcedPolicy
 from promptailor.policies.additive import AdditiveModel, fit_additive
+from promptailor.policies.masks import allowed_increments, mask_actions, next_lengths
 from promptailor.policies.networks import FactoredCritic
 from promptailor.policies.returns import Objective
 from promptailor.policies.transitions import Transitions
@@ -74,6 +75,8 @@ def action_values(
                 values[place] = plan_lengths(
                     values[place], rows.features.counters, history, n_steps=n_steps, objective=objective, gamma=gamma
                 )
+            else:
+                values[place] = mask_actions(values[place], pattern, policy.catalogue, rows.features.counters)
     return values
 
 
@@ -100,7 +103,7 @@ def plan_lengths(
 
     Args:
         worth: part of the reward that showing 0, 1, ... L_max interactions is worth, shape (B, L_max + 1).
-        counters: l_{t-1}, the cap min(|H|, L_max) and t, shape (B, 3).
+        counters: l_{t-1}, the cap min(|H|, L_max) and t, shape (B, 3) or wider.
         history: the increments.
         n_steps: T.
         objective: with "final" only the last step's reward counts, undiscounted.

@@ -17,23 +17,23 @@ from promptailor.policies.base import PolicyInfo, PromptEvaluator, Trial
 from promptailor.policies.manual import SinglePrompt, Stopped
 from promptailor.policies.prompt_space import Choice, PromptSpace
 from promptailor.prompts.errors import BudgetExceededError
-from promptailor.prompts.patterns import Catalogue, PromptSpec
+from promptailor.prompts.patterns import PromptSpec
 
 N_FINALISTS = 16
 BATCH = 100
 """Trials handed in at once while screening."""
 
 
-def enumerate_prompts(evaluator: PromptEvaluator, catalogue: Catalogue, *, calls: int, seed: int) -> SinglePrompt:
-    """Search the joint space role x length x reasoning x format.
+def enumerate_prompts(evaluator: PromptEvaluator, space: PromptSpace, *, calls: int, seed: int) -> SinglePrompt:
+    """Search the joint space of prompts.
 
     Args:
         evaluator: scores prompts on the training users.
-        catalogue: the sentences.
+        space: the prompts.
         calls: trials in all; a spent budget ends the search with the best so far.
         seed: keys the random prompts of the first half.
     """
-    search = _Search(evaluator=evaluator, space=PromptSpace(catalogue), seed=seed, best=catalogue.manual_prompt)
+    search = _Search(evaluator=evaluator, space=space, seed=seed, best=space.manual)
     stopped: Stopped = "finished"
     try:
         search.screen(calls // 2)

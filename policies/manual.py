@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from promptailor.policies.base import Decision, PolicyInfo
 from promptailor.policies.types import StateInputs
-from promptailor.prompts.patterns import Catalogue, PromptSpec
+from promptailor.prompts.patterns import Catalogue, PromptSpec, SentencePattern, check_sentence
 
 Stopped = Literal["finished", "budget", "interrupted", "early"]
 """Why a search or a training run ended."""
+MANUAL, MANUAL_PROFILE = "manual", "manual-profile"
+"""The built-in policies: the manual prompt, and the same with every known field of the user's profile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,28 +27,43 @@ class SinglePrompt:
     reads_embeddings: ClassVar[bool] = False
     spec: PromptSpec
     info: PolicyInfo
+    sentences: Mapping[SentencePattern, str] = field(default_factory=dict)
+    """Templates that replace the catalogue's sentences, where a search edited them (GRIPS)."""
     stopped: Stopped = "finished"
     """Whether the search that found it ran to its end."""
 
     def choose(self, inputs: StateInputs, *, key: tuple[str | int, ...], explore: bool) -> Decision:
         """Return the prompt, whoever asks."""
-        return Decision(spec=self.spec)
+        return Decision(spec=self.spec, sentences=self.sentences)
 
     @property
     def digest(self) -> str:
         """Hex digest of the prompt."""
-        return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:16]
+        edited = json.dumps(dict(self.sentences), sort_keys=True) if self.sentences else ""
+        return hashlib.sha256(f"{self.spec.model_dump_json()}{edited}".encode()).hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
         """Write `policy.json`."""
-        (folder / "policy.json").write_text(json.dumps(self.spec.model_dump(), indent=2) + "\n", "utf-8")
+        edited = {"sentences": dict(self.sentences)} if self.sentences else {}
+        (folder / "policy.json").write_text(json.dumps(self.spec.model_dump() | edited, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, folder: Path, info: PolicyInfo) -> SinglePrompt:
         """Read what `save` wrote; use `checkpoint.load_policy`, which checks that the files fit."""
-        return cls(spec=PromptSpec.model_validate_json((folder / "policy.json").read_bytes()), info=info)
+        raw = json.loads((folder / "policy.json").read_text("utf-8"))
+        sentences = raw.pop("sentences", {})
+        for pattern, text in sentences.items():
+            check_sentence(pattern, text)
+        return cls(spec=PromptSpec.model_validate(raw), sentences=sentences, info=info)
 
 
 def manual_policy(catalogue: Catalogue) -> SinglePrompt:
     """Return the catalogue's manual prompt."""
-    return SinglePrompt(spec=catalogue.manual_prompt, info=PolicyInfo(name="manual", version="builtin"))
+    return SinglePrompt(spec=catalogue.manual_prompt, info=PolicyInfo(name=MANUAL, version="builtin"))
+
+
+def manual_policies(catalogue: Catalogue) -> dict[str, SinglePrompt]:
+    """Return the prompts a person would write, by name: the manual one, and the same with the user's profile."""
+    info = PolicyInfo(name=MANUAL_PROFILE, version="builtin")
+    profile = SinglePrompt(spec=catalogue.manual_profile_prompt, info=info)
+    return {MANUAL: manual_policy(catalogue), MANUAL_PROFILE: profile}

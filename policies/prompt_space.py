@@ -1,4 +1,8 @@
-"""The joint space of prompts that one-shot methods choose from: a role, a length, a reasoning guidance, a format."""
+"""The joint space of prompts that one-shot methods choose from: a role, a length, a reasoning guidance, a format.
+
+It may be smaller, for ablations: some patterns only, or some sentences only. What does not vary stays as in the manual
+prompt. It may be larger by the optional fifth pattern, the user's profile.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +15,40 @@ import numpy as np
 
 from promptailor.policies.additive import Array, length_codes
 from promptailor.policies.draws import sample_index
-from promptailor.prompts.patterns import PATTERNS, Catalogue, PromptSpec
+from promptailor.prompts.patterns import PATTERNS, Catalogue, PatternName, PromptSpec
 
 Choice = tuple[int, ...]
-"""One option per pattern, in the order of `PATTERNS`."""
+"""One option per pattern that varies, in the order of `PromptSpace.patterns`."""
 
 
 @dataclass(frozen=True)
 class PromptSpace:
-    """Every combination of the four patterns' options."""
+    """Every combination of the patterns' options."""
 
     catalogue: Catalogue
     lengths: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 15, 20, 30)
     """History lengths to choose from: a one-shot method picks the length itself, not an increment."""
+    patterns: tuple[PatternName, ...] = PATTERNS
+    """What varies."""
+    sentences: int | None = None
+    """Only the first so many sentences of each sentence pattern are options; None: all of them."""
+
+    @property
+    def manual(self) -> PromptSpec:
+        """The prompt that the patterns which do not vary are taken from; with every profile field where these vary."""
+        catalogue = self.catalogue
+        return catalogue.manual_profile_prompt if "user_profile" in self.patterns else catalogue.manual_prompt
 
     @cached_property
     def codes(self) -> tuple[Array, ...]:
         """What an additive model reads options as: per pattern shape (n_options, n_codes)."""
         by_length = length_codes(max(self.catalogue.history_records.max_length, *self.lengths))
-        sentences = {pattern: np.eye(self.catalogue.n_actions(pattern)) for pattern in PATTERNS}
-        return tuple((sentences | {"history_records": by_length[list(self.lengths)]}).values())
+        return tuple(
+            by_length[list(self.lengths)]
+            if pattern == "history_records"
+            else np.eye(self.catalogue.n_actions(pattern, self.sentences))
+            for pattern in self.patterns
+        )
 
     def design(self, choices: Sequence[Choice]) -> list[Array]:
         """Return the codes of choices: per pattern shape (len(choices), n_codes)."""
@@ -38,19 +56,16 @@ class PromptSpace:
 
     def spec(self, choice: Choice) -> PromptSpec:
         """Return the prompt of a choice."""
-        role, length, reasoning, output = choice
-        return PromptSpec(
-            role_playing=role,
-            history_length=self.lengths[length],
-            reasoning_guidance=reasoning,
-            output_format=output,
-        )
+        options: dict[str, int] = dict(zip(self.patterns, choice, strict=True))
+        if "history_records" in options:
+            options["history_length"] = self.lengths[options.pop("history_records")]
+        return self.manual.model_copy(update=options)
 
     def random(self, *key: str | int) -> Choice:
         """Draw a choice uniformly; the draw is a function of the key."""
         return tuple(
             sample_index([1 / len(codes)] * len(codes), *key, pattern)
-            for pattern, codes in zip(PATTERNS, self.codes, strict=True)
+            for pattern, codes in zip(self.patterns, self.codes, strict=True)
         )
 
     def __iter__(self) -> Iterator[Choice]:

@@ -1,7 +1,7 @@
 """Random search: the null method that every prompt optimiser has to beat at equal calls.
 
-Random prompts, each scored on the same users, the best mean kept. (Best-of-k, the other null method, keeps the best of
-k random prompts per *request*: that takes the label, so it is a baseline of `evals` and no policy.)
+Random prompts, each scored on the same training users, the best mean kept. (Best-of-k, the other null method, keeps the
+best of k random prompts per *request*, scored on the user's own earlier choices: `policies/best_of_k.py`.)
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from promptailor.policies.base import PolicyInfo, PromptEvaluator, Trial
 from promptailor.policies.manual import SinglePrompt, Stopped
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.prompts.errors import BudgetExceededError
-from promptailor.prompts.patterns import Catalogue
 
 USERS_PER_PROMPT = 25
 """Fewer users would try more prompts and keep a luckier one."""
 
 
-def random_search(evaluator: PromptEvaluator, catalogue: Catalogue, *, calls: int, seed: int) -> SinglePrompt:
+def random_search(evaluator: PromptEvaluator, space: PromptSpace, *, calls: int, seed: int) -> SinglePrompt:
     """Return the best of calls / 25 random prompts; a spent budget ends the search with the best so far."""
-    space, users = PromptSpace(catalogue), evaluator.user_ids[: min(USERS_PER_PROMPT, calls)]
-    best, best_mean = catalogue.manual_prompt, float("-inf")
+    users = evaluator.user_ids[: min(USERS_PER_PROMPT, calls)]
+    best, best_mean = space.manual, float("-inf")
     stopped: Stopped = "finished"
     for number in range(max(1, calls // len(users))):
         spec = space.spec(space.random("random search", seed, number))

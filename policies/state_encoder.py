@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from promptailor.policies.embeddings import ItemEmbeddings
-from promptailor.policies.types import StateInputs
+from promptailor.policies.types import Pooling, StateInputs, StateKind
 from promptailor.prompts.llm import TextEncoder
-
-StateKind = Literal["full", "paper"]
-Pooling = Literal["gru", "mean"]
+from promptailor.prompts.patterns import Catalogue
 
 CONTEXT_DIM = 32
 """Width of W's and of the GRU's output in the full state."""
@@ -41,7 +38,7 @@ class StateFeatures:
     n_ranked: Tensor
     """Items in the last ranking, 0 at t = 0; shape (B,), integer."""
     counters: Tensor
-    """l_{t-1}, the cap min(|H|, L_max) and t, shape (B, 3)."""
+    """l_{t-1}, the cap min(|H|, L_max), t, and the known profile fields as a bit mask; shape (B, 4)."""
 
     def __getitem__(self, rows: Tensor) -> StateFeatures:
         """Select rows."""
@@ -64,18 +61,20 @@ class StateFeatures:
 class StateReader:
     """Looks up the features of a state: embeddings of user, sentences and ranked items."""
 
-    def __init__(self, kind: StateKind, embeddings: ItemEmbeddings, encoder: TextEncoder, max_length: int) -> None:
-        """Keep the sources; `max_length` is L_max, the most interactions a prompt may show."""
+    def __init__(self, kind: StateKind, embeddings: ItemEmbeddings, encoder: TextEncoder, catalogue: Catalogue) -> None:
+        """Keep the sources; the catalogue says how much history a prompt may show, and which profile fields."""
         self.kind = kind
         self.embeddings = embeddings
         self.encoder = encoder
-        self.max_length = max_length
+        self.max_length = catalogue.history_records.max_length
+        self.profile = catalogue.user_profile
 
     def read(self, inputs: StateInputs) -> StateFeatures:
         """Return the features of one state: one row, its ranking unpadded."""
         texts = inputs.sentences if self.kind == "full" else (inputs.prompt,) if inputs.prompt else ()
         encoded = np.mean(self.encoder.encode(texts), axis=0) if texts else np.zeros(self.encoder.dimension)
-        counters = (inputs.history_length, min(len(inputs.history), self.max_length), inputs.step)
+        cap = min(len(inputs.history), self.max_length)
+        counters = (inputs.history_length, cap, inputs.step, self.profile.bits(inputs.profile))
         return StateFeatures(
             user=torch.from_numpy(self.embeddings.user(inputs.history))[None],
             text=torch.tensor(encoded, dtype=torch.float32)[None],
@@ -93,7 +92,7 @@ class StateEncoder(nn.Module):
 
         Args:
             kind: which state.
-            pooling: how the ranked items are read; `mean` is the paper's ablation.
+            pooling: how the ranked items are read; `mean` is the paper's ablation, `none` does not read them.
             dimension: length of user and item embeddings.
             text_dimension: length of the sentence encoder's embeddings.
         """
@@ -110,15 +109,17 @@ class StateEncoder(nn.Module):
         """Return states, shape (B, state_dim); a row does not depend on the others."""
         prompt, ranking = self.project(features.text), self._pool(features)
         if self.kind == "paper":
-            first = features.counters[:, 2:] == 0
+            first = features.counters[:, 2:3] == 0
             return torch.where(first, features.user, prompt + ranking)
-        length, step = features.counters[:, :1], features.counters[:, 2:]
+        length, step = features.counters[:, :1], features.counters[:, 2:3]
         # Two scales of length, since one interaction more says much after one and little after twenty.
         counters = [length / 8 - 0.5, torch.log2(1 + length) / 2 - 1, step / 4 - 0.25]
         return torch.cat([features.user, CONTEXT_SCALE * prompt, CONTEXT_SCALE * ranking, *counters], dim=1)
 
     def _pool(self, features: StateFeatures) -> Tensor:
         """Return one vector per ranking, zero where there is none."""
+        if self.pooling == "none":
+            return features.user.new_zeros(features.ranking.shape[0], features.ranking.shape[2])
         if self.gru is None:
             place = torch.arange(features.ranking.shape[1])[None, :, None] < features.n_ranked[:, None, None]
             return (features.ranking * place).sum(dim=1) / features.n_ranked.clamp(min=1)[:, None]

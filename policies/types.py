@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
-from promptailor.prompts.domain import Item
-from promptailor.prompts.patterns import PatternName
+from promptailor.prompts.domain import Item, Model
+from promptailor.prompts.patterns import PatternName, PromptSpec
+
+StateKind = Literal["full", "paper"]
+"""Which state s_t the agents see: `policies.state_encoder` says what is in it."""
+Pooling = Literal["gru", "mean", "none"]
+"""How the state reads the last ranking; `none` for policies that were trained where there were no rankings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,8 @@ class StateInputs:
     """The previous prompt as a whole (the paper's state encodes it); empty at t = 0."""
     ranking: tuple[Item, ...] = ()
     """The model's previous ranking, best first; empty at t = 0."""
+    profile: tuple[str, ...] = ()
+    """Names of the known fields of the user's profile: the `user_profile` agent may choose among them only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +72,15 @@ class Transition:
     """NDCG@M of this user's ranking after the action (RPP, Eq. 6)."""
     history_length: int
     """l_t: interactions the prompt really showed."""
+
+
+class PaidReward(Model):
+    """One trial of a training run: a line of its `rewards.jsonl`, which reward models learn from."""
+
+    user_id: str
+    spec: PromptSpec
+    reward: float
+    """NDCG@M of the user's ranking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

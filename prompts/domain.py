@@ -35,6 +35,11 @@ class UserProfile(Model):
     age: str | None = None
     occupation: str | None = None
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Names of the fields that are known."""
+        return tuple(name for name in UserProfile.model_fields if getattr(self, name))
+
 
 class RankRequest(Model):
     """One user's request with every id resolved: what prompts are made of. It has no ground truth."""

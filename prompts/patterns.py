@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from importlib import resources
 from itertools import combinations
@@ -23,6 +23,8 @@ from promptailor.prompts.errors import CatalogueError
 
 PatternName = Literal["role_playing", "history_records", "reasoning_guidance", "output_format", "user_profile"]
 SentencePattern = Literal["role_playing", "reasoning_guidance", "output_format"]
+Task = Literal["ranking", "rating"]
+"""What a model is asked: to rank candidates, or to say how a user will rate an item."""
 
 PATTERNS: tuple[PatternName, ...] = get_args(PatternName)[:4]
 """The paper's four patterns, in the order their agents are drawn; `user_profile` is the optional fifth."""
@@ -78,8 +80,12 @@ class ProfilePattern(Model):
 
     @cached_property
     def subsets(self) -> tuple[tuple[str, ...], ...]:
-        """Every subset of the fields, the empty one first: the pattern's actions."""
+        """Every subset of the fields, the empty one first and all of them last: the pattern's actions."""
         return tuple(s for size in range(len(self.fields) + 1) for s in combinations(self.fields, size))
+
+    def bits(self, fields: Collection[str]) -> int:
+        """Return a set of fields as a bit mask."""
+        return sum(1 << place for place, field in enumerate(self.fields) if field in fields)
 
 
 class ManualPrompt(Model):
@@ -133,7 +139,7 @@ class Catalogue(Model):
             if twice := {i for i in ids if ids.count(i) > 1}:
                 raise ValueError(f"{pattern}: sentence id(s) {sorted(twice)} occur twice")
             for sentence in self.sentences(pattern):
-                _check_placeholders(f"{pattern}.{sentence.id}", sentence.text, DOMAIN_WORDS)
+                check_sentence(f"{pattern}.{sentence.id}", sentence.text)
             if getattr(self.manual, pattern) not in ids:
                 raise ValueError(f"manual.{pattern}: no sentence {getattr(self.manual, pattern)!r}; there are {ids}")
         _check_placeholders("history_records.text", self.history_records.text, DOMAIN_WORDS)
@@ -161,13 +167,13 @@ class Catalogue(Model):
         chosen: Pattern = getattr(self, pattern)
         return chosen.sentences
 
-    def n_actions(self, pattern: PatternName) -> int:
-        """Return the size of a pattern's action space."""
+    def n_actions(self, pattern: PatternName, sentences: int | None = None) -> int:
+        """Return the size of a pattern's action space; `sentences` counts only so many of each sentence pattern."""
         if pattern == "history_records":
             return len(self.history_records.increments)
         if pattern == "user_profile":
             return len(self.user_profile.subsets)
-        return len(self.sentences(pattern))
+        return len(self.sentences(pattern)[:sentences])
 
     def words(self, domain: str) -> Mapping[str, str]:
         """Return a domain's words; an unknown domain is a `CatalogueError` that lists the known ones."""
@@ -194,6 +200,16 @@ class Catalogue(Model):
             output_format=index("output_format"),
         )
 
+    @cached_property
+    def manual_profile_prompt(self) -> PromptSpec:
+        """The manual prompt with every known field of the user's profile."""
+        return self.manual_prompt.model_copy(update={"user_profile": len(self.user_profile.subsets) - 1})
+
+
+def check_sentence(where: str, text: str) -> None:
+    """Raise ValueError, which names `where`, where a template has a placeholder that no domain fills in."""
+    _check_placeholders(where, text, DOMAIN_WORDS)
+
 
 def _check_placeholders(where: str, text: str, allowed: Iterable[str], required: Iterable[str] = ()) -> None:
     """Raise ValueError where a text's placeholders are unknown, malformed, or lack a required one."""
@@ -210,12 +226,13 @@ def _check_placeholders(where: str, text: str, allowed: Iterable[str], required:
         raise ValueError(f"{where}: the placeholder {{{missing[0]}}} is required")
 
 
-def load_catalogue(path: Path | None = None) -> Catalogue:
+def load_catalogue(path: Path | None = None, task: Task = "ranking") -> Catalogue:
     """Load and check a catalogue.
 
     Args:
         path: a YAML file of the shape of `catalogue/patterns.yaml`, which may leave out what it does not change and may
             add a `domains` section; None loads the built-in one.
+        task: what its prompts ask; `catalogue/ratings.yaml` holds what differs where that is a rating.
 
     Raises:
         CatalogueError: the file cannot be read, is not YAML, or a check failed; the message names file and field.
@@ -223,6 +240,8 @@ def load_catalogue(path: Path | None = None) -> Catalogue:
     package = resources.files("promptailor.prompts.catalogue")
     raw: dict[str, Any] = yaml.safe_load(package.joinpath("patterns.yaml").read_text("utf-8"))
     raw["domains"] = yaml.safe_load(package.joinpath("domains.yaml").read_text("utf-8"))
+    if task == "rating":
+        raw |= yaml.safe_load(package.joinpath("ratings.yaml").read_text("utf-8"))
     if path is not None:
         own = _read_yaml(path)
         domains = own.pop("domains", {})

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from promptailor.policies.actor_critic import (
-    PolicyConfig,
-    ReinforcedPolicy,
-    allowed_increments,
-    next_lengths,
-)
+from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy
+from promptailor.policies.masks import allowed_increments, next_lengths
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import PATTERNS, HistoryPattern
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from promptailor.policies.bandit import UNIFORM_SHARE, FactoredBandit
+from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import PATTERNS
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def fitted(toy: ToyWorld, calls: int) -> FactoredBandit:
-    bandit = FactoredBandit(toy.catalogue, toy.embeddings)
+    bandit = FactoredBandit(PromptSpace(toy.catalogue), toy.embeddings)
     bandit.fit(toy, calls=calls, seed=0)
     return bandit
 
@@ -63,7 +64,7 @@ def test_serving_is_greedy_and_needs_no_key(toy: ToyWorld) -> None:
 
 
 def test_no_more_history_is_asked_for_than_there_is(toy: ToyWorld) -> None:
-    bandit = FactoredBandit(toy.catalogue, toy.embeddings)
+    bandit = FactoredBandit(PromptSpace(toy.catalogue), toy.embeddings)
     for n_items in (0, 1, 4, 8):
         inputs = StateInputs(history=toy.history("a-user-0")[:n_items], step=0, history_length=1)
         lengths = {bandit.choose(inputs, key=(n,), explore=True).spec.history_length for n in range(200)}

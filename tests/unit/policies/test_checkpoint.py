@@ -16,6 +16,7 @@ from promptailor.policies.bandit import FactoredBandit
 from promptailor.policies.base import OneShotPolicy, PromptPolicy, StepwisePolicy
 from promptailor.policies.checkpoint import PolicyManifest, load_policy, read_manifest, save_policy
 from promptailor.policies.manual import SinglePrompt, manual_policy
+from promptailor.policies.prompt_space import PromptSpace
 from promptailor.prompts.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_a_team_of_agents_comes_back_bit_for_bit(
 def test_one_shot_policies_come_back(
     tmp_path: Path, toy: ToyWorld, manifest: PolicyManifest, load: Callable[[Path], PromptPolicy]
 ) -> None:
-    bandit = FactoredBandit(toy.catalogue, toy.embeddings)
+    bandit = FactoredBandit(PromptSpace(toy.catalogue), toy.embeddings)
     bandit.fit(toy, calls=200, seed=0)
     for policy in (bandit, manual_policy(toy.catalogue)):
         save_policy(tmp_path, policy, manifest)

@@ -38,7 +38,7 @@ def one_best(make_toy: Callable[..., ToyWorld], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_enumeration_finds_the_best_prompt_of_the_joint_space(one_best: ToyWorld) -> None:
-    found = enumerate_prompts(one_best, one_best.catalogue, calls=1500, seed=0)
+    found = enumerate_prompts(one_best, PromptSpace(one_best.catalogue), calls=1500, seed=0)
     assert one_best.worth("a-user-0", found.spec) > 0.77
     assert one_best.worth("a-user-0", BEST) == pytest.approx(0.8)
     assert len(one_best.trials) <= 1500
@@ -46,7 +46,7 @@ def test_enumeration_finds_the_best_prompt_of_the_joint_space(one_best: ToyWorld
 
 
 def test_finalists_are_compared_on_the_same_users(one_best: ToyWorld) -> None:
-    enumerate_prompts(one_best, one_best.catalogue, calls=800, seed=0)
+    enumerate_prompts(one_best, PromptSpace(one_best.catalogue), calls=800, seed=0)
     turns = defaultdict(set)
     for trial in one_best.trials[400:]:
         turns[trial.spec].add((trial.user_id, trial.sample_index))
@@ -57,7 +57,7 @@ def test_finalists_are_compared_on_the_same_users(one_best: ToyWorld) -> None:
 
 
 def test_random_search_keeps_the_best_mean_on_common_users(one_best: ToyWorld) -> None:
-    found = random_search(one_best, one_best.catalogue, calls=1000, seed=0)
+    found = random_search(one_best, PromptSpace(one_best.catalogue), calls=1000, seed=0)
     rewards: dict[PromptSpec, dict[str, float]] = defaultdict(dict)
     for trial in one_best.trials:
         rewards[trial.spec][trial.user_id] = one_best.reward(trial.user_id, trial.spec, trial.sample_index)
@@ -69,7 +69,7 @@ def test_random_search_keeps_the_best_mean_on_common_users(one_best: ToyWorld) -
 @pytest.mark.parametrize("search", [enumerate_prompts, random_search])
 def test_a_spent_budget_gives_the_best_so_far(search: Callable[..., object], make_toy: Callable[..., ToyWorld]) -> None:
     toy = make_toy(max_trials=450)
-    found = search(toy, toy.catalogue, calls=2000, seed=0)
+    found = search(toy, PromptSpace(toy.catalogue), calls=2000, seed=0)
     assert found.stopped == "budget"  # type: ignore[attr-defined]
     assert found.spec in {trial.spec for trial in toy.trials} or search is enumerate_prompts  # type: ignore[attr-defined]
     assert len(toy.trials) <= 450
@@ -80,7 +80,7 @@ def test_without_a_single_call_the_manual_prompt_stands(
     search: Callable[..., object], make_toy: Callable[..., ToyWorld]
 ) -> None:
     toy = make_toy(max_trials=0)
-    found = search(toy, toy.catalogue, calls=500, seed=0)
+    found = search(toy, PromptSpace(toy.catalogue), calls=500, seed=0)
     assert found.spec == toy.catalogue.manual_prompt  # type: ignore[attr-defined]
 
 

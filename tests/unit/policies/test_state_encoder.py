@@ -20,8 +20,6 @@ from promptailor.policies.types import StateInputs
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
 
-MAX_LENGTH = 31
-
 
 @pytest.fixture
 def steps(toy: ToyWorld) -> list[StateInputs]:
@@ -47,7 +45,7 @@ def encoder_for(kind: StateKind, pooling: Pooling, toy: ToyWorld, text: HashEnco
 
 
 def read(kind: StateKind, steps: list[StateInputs], toy: ToyWorld, text: HashEncoder) -> list[StateFeatures]:
-    reader = StateReader(kind, toy.embeddings, text, MAX_LENGTH)
+    reader = StateReader(kind, toy.embeddings, text, toy.catalogue)
     return [reader.read(step) for step in steps]
 
 
@@ -92,6 +90,8 @@ def test_a_row_is_the_same_alone_and_beside_longer_rankings(
 
 
 def test_counters_carry_length_cap_and_step(toy: ToyWorld, text_encoder: HashEncoder, steps: list[StateInputs]) -> None:
-    reader = StateReader("full", toy.embeddings, text_encoder, max_length=5)
-    assert reader.read(steps[2]).counters.tolist() == [[4.0, 5.0, 2.0]]
-    assert reader.read(steps[0]).counters.tolist() == [[1.0, 5.0, 0.0]]
+    shorter = toy.catalogue.history_records.model_copy(update={"max_length": 5})
+    catalogue = toy.catalogue.model_copy(update={"history_records": shorter})
+    reader = StateReader("full", toy.embeddings, text_encoder, catalogue)
+    assert reader.read(steps[2]).counters.tolist() == [[4.0, 5.0, 2.0, 0.0]]
+    assert reader.read(steps[0]).counters.tolist() == [[1.0, 5.0, 0.0, 0.0]]
