@@ -60,6 +60,8 @@ class InteractionTable(TableSpec):
     item_id: ColumnNames = ("item_id",)
     timestamp: ColumnNames | None = ("timestamp",)
     """What a user's rows are sorted by; None keeps file order."""
+    rating: ColumnNames | None = None
+    """How much the user liked it; rankings make no use of it."""
 
 
 class ItemTable(TableSpec):

@@ -1,6 +1,6 @@
 """Data sets: items, and who chose which in which order, read as a spec says.
 
-Every interaction counts once, whatever its rating. A user's sequence is sorted by time with a stable sort, so **ties of
+Every interaction counts once, whatever its rating: ratings are for predicting ratings (`evals.ratings`). A user's sequence is sorted by time with a stable sort, so **ties of
 time stay in file order**: leave-one-out depends on it (on MovieLens-100K 44 % of users have a tie at the end, and
 breaking ties by item id instead moves popularity's NDCG@10 by .05).
 """
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ from promptailor.prompts.errors import DataError
 
 __all__ = ["Dataset", "DatasetSpec", "is_present", "known_datasets", "load_dataset", "load_spec"]
 
+T = TypeVar("T")
+
 _YEAR = re.compile(r"(?:^|\()((?:18|19|20)\d\d)(?:$|\))")
 """A cell that is a year, or a year in brackets within a title."""
 
@@ -52,6 +55,8 @@ class Dataset:
     """Item ids per user, oldest first; no item twice."""
     times: Mapping[str, tuple[float, ...]]
     """The sort column, aligned with `sequences`; Unix seconds where `spec.time` is `global`."""
+    ratings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What the users gave the items, aligned with `sequences`; empty where the spec names no column of ratings."""
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
     years: Mapping[str, int] = field(default_factory=dict)
     """Year of release by item id, where known."""
@@ -79,7 +84,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of the content: what was chosen when, and what prompts can show of it."""
+        """Hex digest of the content: what was chosen when, and what prompts to rank can show of it."""
         content = {
             "sequences": self.sequences,
             "times": self.times,
@@ -112,14 +117,16 @@ def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
         raise DataError(f"data set {spec.name}: no interaction is left after the {spec.k_core}-core")
     item_ids = {log.item_ids[code] for code in np.unique(kept.items)}
     items, years = _read_items(paths[layout.items.file], layout.items, spec, item_ids)
-    sequences, times = _sequences(kept)
-    last_choices = {user_id: chosen[-1] for user_id, chosen in _sequences(distinct)[0].items()}
+    sequences = _by_user(kept, [log.item_ids[code] for code in kept.items.tolist()])
+    chosen_by_user = _by_user(distinct, [log.item_ids[code] for code in distinct.items.tolist()])
+    last_choices = {user_id: chosen[-1] for user_id, chosen in chosen_by_user.items()}
     profiles = _read_profiles(paths[layout.users.file], layout.users, sequences) if layout.users else {}
     return Dataset(
         spec=spec.model_copy(update={"time": layout.time or spec.time}),
         items=items,
         sequences=sequences,
-        times=times,
+        times=_by_user(kept, kept.times.tolist()),
+        ratings={} if kept.ratings is None else _by_user(kept, kept.ratings.tolist()),
         profiles=profiles,
         years=years,
         layout=layout.name,
@@ -130,13 +137,14 @@ def load_dataset(spec: DatasetSpec, data_dir: Path) -> Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Log:
-    """Interactions as arrays of one length: codes of users and items, and times."""
+    """Interactions as arrays of one length: codes of users and items, times, and ratings where there are any."""
 
     user_ids: Sequence[str]
     item_ids: Sequence[str]
     users: npt.NDArray[np.int64]
     items: npt.NDArray[np.int64]
     times: npt.NDArray[np.float64]
+    ratings: npt.NDArray[np.float64] | None
 
     def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> _Log:
         return _Log(
@@ -145,18 +153,20 @@ class _Log:
             users=self.users[rows],
             items=self.items[rows],
             times=self.times[rows],
+            ratings=None if self.ratings is None else self.ratings[rows],
         )
 
 
 def _read_interactions(path: Path, table: InteractionTable) -> _Log:
-    columns = [table.user_id, table.item_id, *([table.timestamp] if table.timestamp else [])]
-    user_column, item_column, *time_columns = read_columns(path, table, columns)
+    columns = [table.user_id, table.item_id, *filter(None, (table.timestamp, table.rating))]
+    user_column, item_column, *others = read_columns(path, table, columns)
     if not user_column:
         raise DataError(f"{path}: no interaction in it")
     user_ids, users = _encode(user_column, path, "user_id")
     item_ids, items = _encode(item_column, path, "item_id")
-    times = _floats(time_columns[0], path) if time_columns else np.arange(len(users), dtype=np.float64)
-    return _Log(user_ids=user_ids, item_ids=item_ids, users=users, items=items, times=times)
+    times = _floats(others.pop(0), path, "timestamp") if table.timestamp else np.arange(len(users), dtype=np.float64)
+    ratings = _floats(others.pop(0), path, "rating") if table.rating else None
+    return _Log(user_ids=user_ids, item_ids=item_ids, users=users, items=items, times=times, ratings=ratings)
 
 
 def _encode(column: Sequence[str], path: Path, name: str) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -168,15 +178,15 @@ def _encode(column: Sequence[str], path: Path, name: str) -> tuple[list[str], np
     return list(places), codes
 
 
-def _floats(column: Sequence[str], path: Path) -> npt.NDArray[np.float64]:
+def _floats(column: Sequence[str], path: Path, name: str) -> npt.NDArray[np.float64]:
     try:
-        times = np.array(column, dtype=np.float64)
+        values = np.array(column, dtype=np.float64)
     except ValueError:
-        times = np.array([_float(cell) for cell in column])
-    if not np.isfinite(times).all():
-        row = int(np.argmin(np.isfinite(times)))
-        raise DataError(f"{path}, data row {row + 1}: timestamp {column[row]!r} is no number")
-    return times
+        values = np.array([_float(cell) for cell in column])
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise DataError(f"{path}, data row {row + 1}: {name} {column[row]!r} is no number")
+    return values
 
 
 def _float(cell: str) -> float:
@@ -207,16 +217,13 @@ def _k_core(log: _Log, k: int) -> _Log:
         log = log.take(keep)
 
 
-def _sequences(log: _Log) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[float, ...]]]:
-    """Return item ids and times per user; `log` is sorted by user and time."""
+def _by_user(log: _Log, column: Sequence[T]) -> dict[str, tuple[T, ...]]:
+    """Cut a column of `log`, which is sorted by user and time, into one tuple per user."""
     starts = np.flatnonzero(np.diff(log.users, prepend=-1)).tolist()
-    chosen = [log.item_ids[code] for code in log.items.tolist()]
-    times = log.times.tolist()
-    sequences, moments = {}, {}
-    for start, end in zip(starts, [*starts[1:], len(chosen)], strict=True):
-        user_id = log.user_ids[log.users[start]]
-        sequences[user_id], moments[user_id] = tuple(chosen[start:end]), tuple(times[start:end])
-    return sequences, moments
+    return {
+        log.user_ids[log.users[start]]: tuple(column[start:end])
+        for start, end in zip(starts, [*starts[1:], len(column)], strict=True)
+    }
 
 
 def _read_items(

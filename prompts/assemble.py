@@ -9,41 +9,49 @@ from __future__ import annotations
 import hashlib
 import random
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from promptailor.prompts.domain import Item, Model, RankRequest
+from promptailor.prompts.domain import Item, Model, RankRequest, UserProfile
 from promptailor.prompts.llm import Message
 from promptailor.prompts.patterns import Catalogue, PromptSpec, SentencePattern
+
+T = TypeVar("T")
 
 MAX_TITLE_LENGTH = 200
 
 _NO_FENCES = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")  # the wide and small forms read like the brackets to some tokenizers
 
 
-class AssembledPrompt(Model):
-    """A prompt ready to send, and what is needed to read its answer."""
+class Prompt(Model):
+    """A prompt ready to send, whatever it asks."""
 
     system: str
     user: str
     spec: PromptSpec
     sentences: dict[SentencePattern, str]
     """The sentences as shown, refined ones included."""
-    shown: tuple[Item, ...]
-    """Candidates in shown order: the candidate behind number `n` is `shown[n - 1]`."""
     history_length: int
     """Interactions really shown; at most `spec.history_length`."""
     digest: str
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The candidates' numbers in shown order."""
-        return tuple(str(n) for n in range(1, len(self.shown) + 1))
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The chat messages; a prompt without a role has no system message."""
         system = (Message(role="system", content=self.system),) if self.system else ()
         return (*system, Message(role="user", content=self.user))
+
+
+class AssembledPrompt(Prompt):
+    """A prompt to rank candidates, and what is needed to read its answer."""
+
+    shown: tuple[Item, ...]
+    """Candidates in shown order: the candidate behind number `n` is `shown[n - 1]`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The candidates' numbers in shown order."""
+        return tuple(str(n) for n in range(1, len(self.shown) + 1))
 
 
 def assemble(
@@ -65,19 +73,19 @@ def assemble(
         sample_index: which of several permutations of the same request.
         refined: sentences that replace the catalogue's own (RPP+).
     """
-    sentences = _sentences(request, spec, catalogue, refined or {})
-    recent = request.history[len(request.history) - min(spec.history_length, len(request.history)) :]
+    sentences = choose_sentences(request.domain, spec, catalogue, refined or {})
+    recent = most_recent(request.history, spec)
     shown = permute(request.candidates, seed, request.user_id, sample_index)
     words = catalogue.words(request.domain)
 
     parts: list[str] = []
-    if profile := _profile(request, spec, catalogue):
+    if profile := show_profile(request.user_profile, request.domain, spec, catalogue):
         parts.append(profile)
     if recent:
-        lines = "\n".join(f"- {clean_title(item.title)}" for item in recent)
-        parts.append(f"{catalogue.history_records.text.format_map(words)}\n<history>\n{lines}\n</history>")
-    lines = "\n".join(f"{n}. {clean_title(item.title)}" for n, item in enumerate(shown, 1))
-    parts.append(f"{catalogue.candidates.text.format_map(words)}\n<candidates>\n{lines}\n</candidates>")
+        lines = [f"- {clean_title(item.title)}" for item in recent]
+        parts.append(fence(catalogue.history_records.text.format_map(words), "history", lines))
+    lines = [f"{n}. {clean_title(item.title)}" for n, item in enumerate(shown, 1)]
+    parts.append(fence(catalogue.candidates.text.format_map(words), "candidates", lines))
     parts.extend(sentences[name] for name in ("reasoning_guidance", "output_format") if name in sentences)
     system, user = sentences.get("role_playing", ""), "\n".join(parts)
     return AssembledPrompt(
@@ -87,7 +95,7 @@ def assemble(
         sentences=sentences,
         shown=shown,
         history_length=len(recent),
-        digest=hashlib.sha256(f"{system}\0{user}".encode()).hexdigest()[:16],
+        digest=digest_of(system, user),
     )
 
 
@@ -107,28 +115,43 @@ def clean_title(title: str) -> str:
     return line if len(line) <= MAX_TITLE_LENGTH else line[: MAX_TITLE_LENGTH - 1] + "…"
 
 
-def _sentences(
-    request: RankRequest, spec: PromptSpec, catalogue: Catalogue, refined: Mapping[SentencePattern, str]
+def choose_sentences(
+    domain: str, spec: PromptSpec, catalogue: Catalogue, refined: Mapping[SentencePattern, str]
 ) -> dict[SentencePattern, str]:
+    """Return the sentences of a prompt with the domain's words filled in; `refined` ones stand for the catalogue's."""
     chosen: dict[SentencePattern, int | None] = {
         "role_playing": spec.role_playing,
         "reasoning_guidance": spec.reasoning_guidance,
         "output_format": spec.output_format,
     }
     return {
-        name: refined.get(name) or catalogue.fill(catalogue.sentences(name)[index], request.domain)
+        name: refined.get(name) or catalogue.fill(catalogue.sentences(name)[index], domain)
         for name, index in chosen.items()
         if index is not None
     }
 
 
-def _profile(request: RankRequest, spec: PromptSpec, catalogue: Catalogue) -> str:
-    pattern, profile = catalogue.user_profile, request.user_profile
+def most_recent(history: tuple[T, ...], spec: PromptSpec) -> tuple[T, ...]:
+    """Return the part of a history, oldest first, that a prompt shows."""
+    return history[len(history) - min(spec.history_length, len(history)) :]
+
+
+def show_profile(profile: UserProfile | None, domain: str, spec: PromptSpec, catalogue: Catalogue) -> str:
+    """Return the section with the fields of a user's profile that a prompt shows; empty where it shows none."""
     if profile is None:
         return ""
+    pattern = catalogue.user_profile
     values = {field: getattr(profile, field, None) for field in pattern.subsets[spec.user_profile]}
-    lines = [pattern.field_texts[f].format(value=clean_title(v)) for f, v in values.items() if v]
-    if not lines:
-        return ""
-    fenced = "\n".join(f"- {line}" for line in lines)
-    return f"{pattern.text.format_map(catalogue.words(request.domain))}\n<profile>\n{fenced}\n</profile>"
+    lines = [f"- {pattern.field_texts[f].format(value=clean_title(v))}" for f, v in values.items() if v]
+    return fence(pattern.text.format_map(catalogue.words(domain)), "profile", lines) if lines else ""
+
+
+def fence(heading: str, name: str, lines: Sequence[str]) -> str:
+    """Return a section of untrusted lines, each of them cleaned, between the marks of a fence."""
+    body = "\n".join(lines)
+    return f"{heading}\n<{name}>\n{body}\n</{name}>"
+
+
+def digest_of(system: str, user: str) -> str:
+    """Hex digest of a prompt's text."""
+    return hashlib.sha256(f"{system}\0{user}".encode()).hexdigest()[:16]

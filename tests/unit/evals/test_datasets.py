@@ -101,6 +101,26 @@ def test_without_a_time_column_rows_stay_in_file_order(toy: Path) -> None:
     assert dataset.sequences["a"] == ("i2", "i3", "i1")
 
 
+def rated(folder: Path, ratings: Sequence[str]) -> Dataset:
+    rows = [(*row, rating) for row, rating in zip(INTERACTIONS, ratings, strict=True)]
+    atomic(folder / "Toy" / "toy.inter", "user_id\titem_id\ttimestamp\tstars", rows)
+    layout = SPEC["layouts"][0] | {"interactions": {"file": "toy.inter", "rating": "stars"}}
+    return load(folder, layouts=[layout])
+
+
+def test_ratings_stay_with_their_interactions_through_sorting_and_repeats(toy: Path) -> None:
+    without = load(toy)
+    assert without.ratings == {}
+    dataset = rated(toy, ["5", "1", "4", "3", "2.5", "4", "1"])
+    assert dataset.ratings == {"a": (5.0, 4.0, 3.0), "b": (4.0, 2.5), "c": (1.0,)}  # b's first rating of i1 was 4
+    assert dataset.digest == without.digest
+
+
+def test_a_rating_that_is_no_number_names_its_row(toy: Path) -> None:
+    with pytest.raises(DataError, match="data row 3: rating 'good' is no number"):
+        rated(toy, ["5", "1", "good", "3", "2", "4", "1"])
+
+
 def test_titles_categories_and_years_are_cleaned_by_the_rules(toy: Path) -> None:
     dataset = load(toy)
     assert [item.title for item in dataset.items.values()] == ["The Tin Drum", "Alien & Co", "1984"]
