@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from pydantic import Field
 
 from promptailor.evals.exhibits import Exhibit, Row, RunMethod
 from promptailor.evals.protocol import read_cases
 from promptailor.evals.records import UserRecord, read_lines
 from promptailor.evals.report import CurvePoint, EvalReport, MethodResult, read_learning_curve, read_report
+from promptailor.evals.statistics import Estimate, estimate
 from promptailor.evals.types import EvalCase
 from promptailor.policies.checkpoint import MANIFEST, PolicyManifest, read_manifest
+from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError
+
+COSTS = ("calls", "seconds")
+"""Measures that are no quality: model calls and seconds per user."""
+
+
+class MeasuredFigure(Model):
+    """A method's figure on one data set."""
+
+    means: tuple[float, ...] = Field(min_length=1)
+    """Over users, one per seed; over the users that every seed has, where there are several."""
+    interval: Estimate | None = None
+    """95 % interval over users, each averaged over the seeds; None for costs."""
+
+    @property
+    def mean(self) -> float:
+        """Over users and seeds."""
+        return float(np.mean(self.means))
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over seeds; None for one seed."""
+        return float(np.std(self.means, ddof=1)) if len(self.means) > 1 else None
+
+    @property
+    def drawn(self) -> Estimate:
+        """The figure with its whiskers."""
+        return self.interval or Estimate(mean=self.mean, low=self.mean, high=self.mean)
 
 
 class Run:
@@ -31,12 +63,17 @@ class Run:
         """The cases, as drawn."""
         return read_cases(self.folder / "cases.jsonl")
 
+    def records(self, method: str) -> Mapping[str, UserRecord]:
+        """One method's records by user, in the order of the file; read anew each time, because they are large."""
+        rows = read_lines(self.folder / "per_user.jsonl", UserRecord)
+        return {row.user_id: row for row in rows if row.method == method}
+
     @cached_property
-    def records(self) -> Mapping[str, Mapping[str, UserRecord]]:
-        """By method and user, in the order of the file."""
-        found: dict[str, dict[str, UserRecord]] = {}
+    def metrics(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """Every measure by method and user."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
         for row in read_lines(self.folder / "per_user.jsonl", UserRecord):
-            found.setdefault(row.method, {})[row.user_id] = row
+            found.setdefault(row.method, {})[row.user_id] = row.metrics
         return found
 
 
@@ -47,6 +84,7 @@ class Runs:
         """Read nothing yet; `base` is the folder that the runs lie in, and is left out of their names."""
         self._base = base
         self._runs: dict[Path, Run] = {}
+        self._figures: dict[tuple[tuple[RunMethod, ...], str], MeasuredFigure | None] = {}
 
     def __getitem__(self, run: RunMethod) -> Run:
         """Return the run that a method belongs to."""
@@ -69,7 +107,46 @@ class Runs:
     def records(self, run: RunMethod) -> Mapping[str, UserRecord]:
         """Return a method's records by user."""
         self.result(run)
-        return self[run].records[run.method]
+        return self[run].records(run.method)
+
+    def per_user(self, runs: Sequence[RunMethod], measure: str) -> Mapping[str, Sequence[float]]:
+        """Return each user's scores, one per run, for the users that every run has.
+
+        Raises:
+            InputError: the runs have no user in common.
+        """
+        by_run = []
+        for run in runs:
+            self.result(run)
+            by_run.append(self[run].metrics[run.method])
+        common = [user for user in by_run[0] if all(user in scores for scores in by_run)]
+        if not common:
+            raise InputError(f"{runs[-1].folder}: has no user in common with {runs[0].folder}; rank for the same users")
+        return {user: [scores[user][measure] for scores in by_run] for user in common}
+
+    def figure(self, runs: tuple[RunMethod, ...], measure: str) -> MeasuredFigure | None:
+        """Return a method's figure over its seeds; None where nothing was run, or a run lacks the measure."""
+        key = (runs, measure)
+        if key not in self._figures:
+            self._figures[key] = self._figure(runs, measure)
+        return self._figures[key]
+
+    def _figure(self, runs: tuple[RunMethod, ...], measure: str) -> MeasuredFigure | None:
+        results = [self.result(run) for run in runs]
+        if measure in COSTS:
+            totals = [result.llm_calls if measure == "calls" else result.seconds for result in results]
+            costs = [total / result.n_users for total, result in zip(totals, results, strict=True)]
+            return MeasuredFigure(means=tuple(costs)) if costs else None
+        found = [result.measures[measure] for result in results if measure in result.measures]
+        if not found or len(found) < len(results):
+            return None
+        if len(found) == 1:
+            return MeasuredFigure(means=(found[0].mean,), interval=found[0])
+        table = np.array(list(self.per_user(runs, measure).values()))
+        return MeasuredFigure(
+            means=tuple(table.mean(axis=0).tolist()),
+            interval=estimate(table.mean(axis=1), key=("seeds", str(len(runs)), measure)),
+        )
 
     def manifest(self, run: RunMethod) -> PolicyManifest | None:
         """Return what the training run says of the policy it saved; None where nothing was trained."""

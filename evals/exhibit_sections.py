@@ -8,21 +8,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from promptailor.evals import plots
 from promptailor.evals.case_studies import moves, pairs_of
-from promptailor.evals.exhibit_runs import datasets_of, ran
+from promptailor.evals.exhibit_runs import MeasuredFigure, datasets_of, ran
 from promptailor.evals.exhibit_tables import (
     Sources,
     all_runs,
     cell_of,
     cost_table,
+    estimate_cell,
     findings,
     label_of,
     made_by,
     measure_name,
-    over_seeds,
-    value_of,
+    missing_table,
     value_table,
 )
 from promptailor.evals.exhibits import Exhibit, ExhibitKind, Row, RunMethod
@@ -36,8 +37,11 @@ from promptailor.evals.report import CurvePoint, EvalReport, SentenceShare, Slot
 from promptailor.evals.statistics import Estimate
 from promptailor.evals.step_bound import StepProfile, step_profile
 from promptailor.prompts.errors import InputError
+from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue
 
-WHISKERS = "95 % intervals over users; where there are several seeds, one standard deviation over them"
+WHISKERS = "95 % intervals over users, each averaged over the seeds where there are several"
+_OF_VALUES: tuple[ExhibitKind, ...] = ("table", "bars", "curve", "cost")
+"""Kinds that say what is missing and what each row cost; the others only draw what there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +65,12 @@ def section(exhibit: Exhibit, sources: Sources) -> Section:
         id=exhibit.id,
         title=exhibit.title,
         differs=exhibit.differs,
-        notes=(
-            *made.notes,
-            *_incomplete(exhibit, sources),
-            *_not_run(exhibit),
-            *_impossible(exhibit, sources.published),
+        notes=(*made.notes, *_incomplete(exhibit, sources), *_impossible(exhibit, sources.published)),
+        tables=(
+            *made.tables,
+            *((*missing_table(exhibit), *cost_table(exhibit, sources)) if exhibit.kind in _OF_VALUES else ()),
+            *made_by(exhibit, sources.runs),
         ),
-        tables=(*made.tables, *cost_table(exhibit, sources), *made_by(exhibit, sources.runs)),
         figures=made.figures,
         cases=made.cases,
         findings=tuple(findings(exhibit, sources)),
@@ -80,18 +83,6 @@ def _incomplete(exhibit: Exhibit, sources: Sources) -> Iterator[str]:
     for name, report in reports.items():
         if report.incomplete:
             yield f"Incomplete, {name}: {report.incomplete}"
-
-
-def _not_run(exhibit: Exhibit) -> Iterator[str]:
-    """Name what is missing, and the command that would make it."""
-    missing: dict[str, list[str]] = {}
-    for dataset in datasets_of(exhibit):
-        for row in exhibit.rows:
-            if not row.runs.get(dataset):
-                command = row.commands.get(dataset) or " && ".join(exhibit.commands)
-                missing.setdefault(command, []).append(f"{label_of(row)} on {dataset}")
-    for command, rows in missing.items():
-        yield f"Not run: {', '.join(rows)}." + (f" To run: {command}" if command else "")
 
 
 def _impossible(exhibit: Exhibit, published: Published) -> Iterator[str]:
@@ -115,9 +106,9 @@ def _bars(exhibit: Exhibit, sources: Sources) -> _Made:
     for measure in exhibit.measures:
         panels = {
             dataset: [
-                Bar(label_of(row), value, None if printed is None else printed.mean, row.upper_bound)
-                for row, _ in ran(exhibit, dataset)
-                if (value := value_of(row, dataset, measure, sources))
+                Bar(label_of(row), figure.drawn, None if printed is None else printed.mean, row.upper_bound)
+                for row, runs in ran(exhibit, dataset)
+                if (figure := sources.runs.figure(runs, measure))
                 for printed in [sources.published.find(exhibit.id, dataset, row.label, measure)]
             ]
             for dataset in datasets_of(exhibit)
@@ -140,9 +131,9 @@ def _curve(exhibit: Exhibit, sources: Sources) -> _Made:
         panels: dict[str, dict[str, Points]] = {}
         for dataset in datasets_of(exhibit):
             lines: dict[str, list[tuple[float | str, Estimate]]] = {}
-            for row, _ in ran(exhibit, dataset):
-                if row.x is not None and (value := value_of(row, dataset, measure, sources)):
-                    lines.setdefault(row.series or row.label, []).append((row.x, value))
+            for row, runs in ran(exhibit, dataset):
+                if row.x is not None and (figure := sources.runs.figure(runs, measure)):
+                    lines.setdefault(row.series or row.label, []).append((row.x, figure.drawn))
             if lines:
                 panels[dataset] = dict(lines)
         if panels:
@@ -164,10 +155,10 @@ def _curve(exhibit: Exhibit, sources: Sources) -> _Made:
 def _cost(exhibit: Exhibit, sources: Sources) -> _Made:
     panels: dict[str, list[CostPoint]] = {}
     for dataset in datasets_of(exhibit):
-        for row, _ in ran(exhibit, dataset):
-            value, calls = (value_of(row, dataset, measure, sources) for measure in (PRIMARY, "calls"))
-            if value and calls:
-                panels.setdefault(dataset, []).append(CostPoint(label_of(row), calls.mean, value))
+        for row, runs in ran(exhibit, dataset):
+            quality, calls = (sources.runs.figure(runs, measure) for measure in (PRIMARY, "calls"))
+            if quality and calls:
+                panels.setdefault(dataset, []).append(CostPoint(label_of(row), calls.mean, quality.drawn))
     figure = Figure(
         caption=f"{PRIMARY.upper()} against the model calls that one user costs (logarithmic), with {WHISKERS}.",
         draw=partial(plots.cost, panels, PRIMARY, name=exhibit.id),
@@ -181,11 +172,15 @@ def _cost(exhibit: Exhibit, sources: Sources) -> _Made:
 
 def _learning(exhibit: Exhibit, sources: Sources) -> _Made:
     curves: dict[str, tuple[CurvePoint, ...]] = {}
+    drawn: set[Path | None] = set()
     for dataset in datasets_of(exhibit):
         for row, runs in ran(exhibit, dataset):
             for run in runs:
                 seed = f", seed {sources.runs[run].report.environment.seed}" if len(runs) > 1 else ""
+                if run.training is not None and run.training in drawn:  # one policy served in several ways
+                    continue
                 if points := sources.runs.learning_curve(run):
+                    drawn.add(run.training)
                     curves[f"{label_of(row)}, {dataset}{seed}"] = points
     lines = [
         Line(
@@ -223,15 +218,16 @@ def _first_reports(exhibit: Exhibit, sources: Sources) -> Iterator[tuple[str, li
 
 
 def _headroom(exhibit: Exhibit, sources: Sources) -> _Made:
-    columns: dict[str, dict[str, tuple[Estimate, int]]] = {}
+    columns: dict[str, dict[str, MeasuredFigure]] = {}
     gains: list[Line] = []
     for dataset, reports in _first_reports(exhibit, sources):
         found = [(report, report.decomposition) for report in reports if report.decomposition]
         for name in LADDER if found else ():
             values = [value for _, parts in found if (value := getattr(parts, name)) is not None]
             if values:
-                value = values[0] if len(values) == 1 else over_seeds([v.mean for v in values])
-                columns.setdefault(dataset, {})[name] = (value, len(values))
+                interval = values[0] if len(values) == 1 else None
+                means = tuple(value.mean for value in values)
+                columns.setdefault(dataset, {})[name] = MeasuredFigure(means=means, interval=interval)
         gains += [
             Line(
                 label=f"{LADDER.get(c.a, c.a)} − {LADDER.get(c.b, c.b)}",
@@ -250,7 +246,8 @@ def _headroom(exhibit: Exhibit, sources: Sources) -> _Made:
         return _Made(notes=("No run of this exhibit measured the gain decomposition; run `evaluate --decompose N`.",))
     steps = [name for name in LADDER if any(name in column for column in columns.values())]
     ladder = Table(
-        caption=f"Mean {PRIMARY.upper()} of each way of choosing a prompt; both oracles are upper bounds",
+        caption=f"Mean {PRIMARY.upper()} of each way of choosing a prompt; both oracles are upper bounds. The interval"
+        " of one seed, or the standard deviation over several",
         corner="choice of prompt",
         head=tuple(columns),
         lines=tuple(
@@ -258,7 +255,7 @@ def _headroom(exhibit: Exhibit, sources: Sources) -> _Made:
                 label=LADDER[name],
                 upper_bound=name.startswith("oracle"),
                 cells=tuple(
-                    cell_of(*column[name], PRIMARY) if name in column else Cell() for column in columns.values()
+                    cell_of(column[name], PRIMARY) if name in column else Cell() for column in columns.values()
                 ),
             )
             for name in steps
@@ -266,7 +263,7 @@ def _headroom(exhibit: Exhibit, sources: Sources) -> _Made:
     )
     panels = {
         dataset: [
-            Bar(LADDER[name], column[name][0], None, name.startswith("oracle"))
+            Bar(LADDER[name], column[name].drawn, None, name.startswith("oracle"))
             for name in steps
             if name in column and name != "share_of_headroom"
         ]
@@ -323,7 +320,7 @@ def _slots(exhibit: Exhibit, sources: Sources) -> _Made:
 
 
 def _plain(value: Estimate | None) -> Cell:
-    return Cell() if value is None else cell_of(value, 1, PRIMARY)
+    return Cell() if value is None else estimate_cell(value)
 
 
 def _popularity(exhibit: Exhibit, sources: Sources) -> _Made:
@@ -376,7 +373,8 @@ def _sentences(exhibit: Exhibit, sources: Sources) -> _Made:
     tables, figures = [], []
     for dataset in datasets_of(exhibit):
         for row, runs in ran(exhibit, dataset):
-            shares = _pooled(sources.runs[run].report.sentences.get(run.method, {}) for run in runs)
+            reported = [sources.runs[run].report.sentences.get(run.method, {}) for run in runs]
+            shares = _pooled(reported, sources.catalogue)
             if not shares:
                 continue
             n_users = {pattern: sum(share.n_users for share in of) for pattern, of in shares.items()}
@@ -410,27 +408,27 @@ def _sentences(exhibit: Exhibit, sources: Sources) -> _Made:
     return _Made(tables=tuple(tables), figures=tuple(figures))
 
 
-def _pooled(runs: Iterable[Mapping[str, tuple[SentenceShare, ...]]]) -> dict[str, tuple[SentenceShare, ...]]:
-    """Add up the users of several seeds."""
+def _pooled(
+    runs: Iterable[Mapping[str, tuple[SentenceShare, ...]]], catalogue: Catalogue
+) -> dict[str, tuple[SentenceShare, ...]]:
+    """Add up the users of several seeds; sentences in the order of the catalogue, history lengths as numbers."""
     counts: dict[str, Counter[str]] = {}
     for shares in runs:
         for pattern, of in shares.items():
             counts.setdefault(pattern, Counter()).update({share.label: share.n_users for share in of})
+    place = {s.id: place for pattern in SENTENCE_PATTERNS for place, s in enumerate(catalogue.sentences(pattern))}
     return {
         pattern: tuple(
-            SentenceShare(label=label, n_users=n_users) for label, n_users in sorted(users.items(), key=_order)
+            SentenceShare(label=label, n_users=users[label])
+            for label in sorted(users, key=lambda label: (place.get(label, len(place)), label.zfill(4)))
         )
         for pattern, users in counts.items()
     }
 
 
-def _order(entry: tuple[str, int]) -> tuple[int, str]:
-    """Sort history lengths as numbers, sentences by name."""
-    return (int(entry[0]) if entry[0].isdigit() else 0, entry[0])
-
-
 def _steps(exhibit: Exhibit, sources: Sources) -> _Made:
     panels: dict[str, dict[str, Points]] = {}
+    bounds: list[str] = []
     lines: list[Line] = []
     for dataset in datasets_of(exhibit):
         for row, runs in ran(exhibit, dataset):
@@ -442,7 +440,8 @@ def _steps(exhibit: Exhibit, sources: Sources) -> _Made:
             if len(profile.alone) > 1:
                 panel = panels.setdefault(dataset, {})
                 panel[f"{label_of(row)}, step t"] = list(enumerate(profile.alone, 1))
-                panel[f"{label_of(row)}, best of t (bound)"] = list(enumerate(profile.best_so_far, 1))
+                bounds.append(f"{label_of(row)}, best of t (bound)")
+                panel[bounds[-1]] = list(enumerate(profile.best_so_far, 1))
     table = Table(
         caption=f"{PRIMARY.upper()} of what was served, of the first and the last step, and of every user's best step"
         " after the fact. The last column is an upper bound that needs the answer; it is no result. First seed",
@@ -453,7 +452,7 @@ def _steps(exhibit: Exhibit, sources: Sources) -> _Made:
     figure = Figure(
         caption="Had everybody been served step t, and had everybody been served their best step so far. The second"
         " rises even where the prompt does not change, because each step shows the candidates in another order.",
-        draw=partial(plots.curves, panels, PRIMARY.upper(), x_label="step t", name=exhibit.id),
+        draw=partial(plots.curves, panels, PRIMARY.upper(), x_label="step t", name=exhibit.id, bounds=bounds),
     )
     if not lines:
         return _Made(notes=("The records of these runs do not say what single steps answered.",))
@@ -462,7 +461,7 @@ def _steps(exhibit: Exhibit, sources: Sources) -> _Made:
 
 def _step_cells(profile: StepProfile) -> tuple[Cell, ...]:
     ends = (profile.served, profile.alone[0], profile.alone[-1], profile.best_so_far[-1])
-    return (Cell(text=str(len(profile.alone))), *(cell_of(value, 1, PRIMARY) for value in ends))
+    return (Cell(text=str(len(profile.alone))), *map(estimate_cell, ends))
 
 
 def _cases(exhibit: Exhibit, sources: Sources) -> _Made:

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from promptailor.evals.exhibit_runs import Runs, datasets_of, ran
+from promptailor.evals.exhibit_runs import MeasuredFigure, Runs, datasets_of, ran
 from promptailor.evals.exhibits import Exhibit, Row, RunMethod
 from promptailor.evals.metrics import PRIMARY
 from promptailor.evals.page_view import Cell, Finding, Line, Table
 from promptailor.evals.published_figures import Printed, Published
-from promptailor.evals.report import MethodResult
 from promptailor.evals.statistics import Comparison, Estimate, compare
 from promptailor.prompts.patterns import Catalogue
 
 LOWER_IS_BETTER = ("rmse", "mae", "calls", "seconds")
-COSTS = ("calls", "seconds")
-"""Measures that are no quality: model calls and seconds per user."""
 NOT_RUN = "not run"
 
 
@@ -33,40 +30,9 @@ class Sources:
     """By training folder, as the suite measured it."""
 
 
-def measured(results: Sequence[MethodResult], measure: str) -> Estimate | None:
-    """Return a method's figure: its own interval for one seed, mean and standard deviation over seeds for several.
-
-    None where a run lacks the measure.
-    """
-    values = [_measure(result, measure) for result in results]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
-        return None
-    return known[0] if len(known) == 1 else over_seeds([value.mean for value in known])
-
-
-def over_seeds(means: Sequence[float]) -> Estimate:
-    """Return the mean over seeds, with one (sample) standard deviation to either side."""
-    mean, sd = float(np.mean(means)), float(np.std(means, ddof=1))
-    return Estimate(mean=mean, low=mean - sd, high=mean + sd)
-
-
-def _measure(result: MethodResult, measure: str) -> Estimate | None:
-    if measure in COSTS:
-        total = result.llm_calls if measure == "calls" else result.seconds
-        return Estimate(mean=total / result.n_users, low=total / result.n_users, high=total / result.n_users)
-    return result.measures.get(measure)
-
-
 def shown(measure: str, value: float) -> str:
     """Return a figure as it is printed."""
     return f"{value:.1f}" if measure == "calls" else f"{value:.3f}"
-
-
-def _spread(value: Estimate, n_seeds: int, measure: str) -> str:
-    if n_seeds > 1:
-        return f"± {shown(measure, value.high - value.mean)} over {n_seeds} seeds"
-    return "" if measure in COSTS else f"[{value.low:.3f}, {value.high:.3f}]"
 
 
 def _printed(found: Printed | None) -> str:
@@ -75,18 +41,20 @@ def _printed(found: Printed | None) -> str:
     return f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
 
 
-def cell_of(
-    value: Estimate | None, n_seeds: int, measure: str, printed: Printed | None = None, *, best: bool = False
-) -> Cell:
-    """Return the cell of a row that `n_seeds` runs were made for; without a figure it says why there is none."""
-    if value is None:
-        return Cell(text=NOT_RUN if not n_seeds else "not measured", printed=_printed(printed), missing=True)
+def cell_of(figure: MeasuredFigure, measure: str, printed: Printed | None = None, *, best: bool = False) -> Cell:
+    """Return a figure with what is known of its spread: over users, and over seeds where there are several."""
     return Cell(
-        text=shown(measure, value.mean),
-        small=_spread(value, n_seeds, measure),
+        text=shown(measure, figure.mean),
+        small=f"[{figure.interval.low:.3f}, {figure.interval.high:.3f}]" if figure.interval else "",
+        seeds="" if figure.sd is None else f"± {shown(measure, figure.sd)}, {len(figure.means)} seeds",
         printed=_printed(printed),
         best=best,
     )
+
+
+def estimate_cell(value: Estimate) -> Cell:
+    """Return a mean over the users of one run."""
+    return cell_of(MeasuredFigure(means=(value.mean,), interval=value), PRIMARY)
 
 
 def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> Table:
@@ -99,7 +67,7 @@ def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> 
         for row, of_row in zip(exhibit.rows, zip(*cells, strict=True), strict=True)
     ]
     return Table(
-        caption="Mean over users; below it the 95 % interval, or one standard deviation over seeds"
+        caption="Mean over users and its 95 % interval; ± is the standard deviation over seeds, where there are several"
         + ("; then what the paper prints" if any(cell.printed for line in lines for cell in line.cells) else ""),
         corner="",
         head=tuple(measure_name(measure) for _, measure in columns),
@@ -110,18 +78,17 @@ def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> 
 
 
 def _column(exhibit: Exhibit, dataset: str, measure: str, sources: Sources) -> list[Cell]:
-    values = [value_of(row, dataset, measure, sources) for row in exhibit.rows]
-    best = _best(exhibit.rows, values, measure)
-    return [
-        cell_of(
-            value,
-            len(row.runs.get(dataset, ())),
-            measure,
-            sources.published.find(exhibit.id, dataset, row.label, measure),
-            best=place in best,
-        )
-        for place, (row, value) in enumerate(zip(exhibit.rows, values, strict=True))
-    ]
+    figures = [sources.runs.figure(tuple(row.runs.get(dataset, ())), measure) for row in exhibit.rows]
+    best = _best(exhibit.rows, figures, measure)
+    cells = []
+    for place, (row, figure) in enumerate(zip(exhibit.rows, figures, strict=True)):
+        printed = sources.published.find(exhibit.id, dataset, row.label, measure)
+        if figure is None:
+            why = "not measured" if row.runs.get(dataset) else NOT_RUN
+            cells.append(Cell(text=why, printed=_printed(printed), missing=True))
+        else:
+            cells.append(cell_of(figure, measure, printed, best=place in best))
+    return cells
 
 
 def label_of(row: Row) -> str:
@@ -137,20 +104,32 @@ def measure_name(measure: str) -> str:
     return {"calls": "calls per user", "seconds": "seconds per user"}.get(measure, measure.upper())
 
 
-def value_of(row: Row, dataset: str, measure: str, sources: Sources) -> Estimate | None:
-    """Return a row's figure on one data set; None where it was not run, or a run lacks the measure."""
-    return measured([sources.runs.result(run) for run in row.runs.get(dataset, ())], measure)
-
-
-def _best(rows: Sequence[Row], values: Sequence[Estimate | None], measure: str) -> set[int]:
+def _best(rows: Sequence[Row], figures: Sequence[MeasuredFigure | None], measure: str) -> set[int]:
     """Return the rows with the best figure as shown; a bound is no result, and a single figure is not the best."""
     sign = -1 if measure in LOWER_IS_BETTER else 1
     known = {
-        place: sign * float(shown(measure, value.mean))
-        for place, (row, value) in enumerate(zip(rows, values, strict=True))
-        if value is not None and not row.upper_bound
+        place: sign * float(shown(measure, figure.mean))
+        for place, (row, figure) in enumerate(zip(rows, figures, strict=True))
+        if figure is not None and not row.upper_bound
     }
     return {place for place, value in known.items() if value == max(known.values())} if len(known) > 1 else set()
+
+
+def missing_table(exhibit: Exhibit) -> tuple[Table, ...]:
+    """List what was not run, and the command that would make it."""
+    lines = [
+        Line(
+            label=label_of(row),
+            cells=(Cell(text=dataset), Cell(text=row.commands.get(dataset) or " && ".join(exhibit.commands))),
+        )
+        for dataset in datasets_of(exhibit)
+        for row in exhibit.rows
+        if not row.runs.get(dataset)
+    ]
+    if not lines:
+        return ()
+    caption = f"Not run: {len(lines)} of {len(exhibit.rows) * len(datasets_of(exhibit))}, and what would make them"
+    return (Table(caption=caption, corner="row", head=("data set", "command"), lines=tuple(lines), folded=True),)
 
 
 def cost_table(exhibit: Exhibit, sources: Sources) -> tuple[Table, ...]:
@@ -237,7 +216,7 @@ def findings(exhibit: Exhibit, sources: Sources) -> Iterator[Finding]:
             pair for pair in exhibit.compare if all(label in rows and rows[label].runs.get(dataset) for label in pair)
         ]
         labels = dict.fromkeys(label for pair in pairs for label in pair)
-        scores = {label: _per_user(rows[label].runs[dataset], sources.runs) for label in labels}
+        scores = {label: _mean_per_user(rows[label].runs[dataset], sources.runs) for label in labels}
         users = [user for user in next(iter(scores.values()), ()) if all(user in of for of in scores.values())]
         if not users:
             continue
@@ -254,11 +233,8 @@ def findings(exhibit: Exhibit, sources: Sources) -> Iterator[Finding]:
             )
 
 
-def _per_user(runs: Sequence[RunMethod], source: Runs) -> dict[str, float]:
-    """Return each user's mean over the seeds, of the users that every seed has."""
-    by_seed = [source.records(run) for run in runs]
-    common = [user for user in by_seed[0] if all(user in records for records in by_seed)]
-    return {user: float(np.mean([records[user].metrics[PRIMARY] for records in by_seed])) for user in common}
+def _mean_per_user(runs: Sequence[RunMethod], source: Runs) -> dict[str, float]:
+    return {user: float(np.mean(scores)) for user, scores in source.per_user(runs, PRIMARY).items()}
 
 
 def _printed_difference(exhibit: Exhibit, dataset: str, c: Comparison, published: Published) -> float | None:
@@ -274,6 +250,7 @@ def findings_table(found: Sequence[Finding], *, caption: str, name_exhibit: bool
             cells=(
                 *((Cell(text=f.exhibit),) if name_exhibit else ()),
                 Cell(text=f.dataset),
+                Cell(text=f.outcome),
                 Cell(
                     text=f"{f.comparison.difference:+.3f}",
                     small=f"[{f.comparison.low:+.3f}, {f.comparison.high:+.3f}]",
@@ -282,8 +259,7 @@ def findings_table(found: Sequence[Finding], *, caption: str, name_exhibit: bool
                 Cell(text="" if f.printed is None else f"{f.printed:+.2f}"),
                 Cell(text=f"{f.comparison.p_holm:.2g}"),
                 Cell(text="" if f.comparison.mde is None else f"{f.comparison.mde:.3f}"),
-                Cell(text=str(f.n_users), small=f"{f.n_seeds} seeds" if f.n_seeds > 1 else ""),
-                Cell(text=f.outcome),
+                Cell(text=str(f.n_users), seeds=f"{f.n_seeds} seeds" if f.n_seeds > 1 else ""),
             ),
         )
         for f in found
@@ -291,11 +267,11 @@ def findings_table(found: Sequence[Finding], *, caption: str, name_exhibit: bool
     head = (
         *(("exhibit",) if name_exhibit else ()),
         "data set",
+        "finding",
         f"difference in {PRIMARY.upper()}",
         "paper",
         "p (Holm)",
         "smallest detectable",
         "users",
-        "finding",
     )
     return Table(caption=caption, corner="comparison", head=head, lines=tuple(lines))

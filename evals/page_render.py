@@ -72,7 +72,7 @@ def _line(line: Line) -> str:
 
 def _cell(cell: Cell) -> str:
     text = f"**{_text(cell.text)}**" if cell.best else _text(cell.text)
-    shown = " ".join(part for part in (text, _text(cell.small)) if part)
+    shown = " ".join(part for part in (text, _text(cell.small), _text(cell.seeds)) if part)
     return f"{shown}; paper {_text(cell.printed)}" if cell.printed else shown
 
 

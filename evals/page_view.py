@@ -38,7 +38,9 @@ class Cell:
 
     text: str = ""
     small: str = ""
-    """Interval over users, or standard deviation over seeds."""
+    """Interval over users, or what else belongs to the figure."""
+    seeds: str = ""
+    """Standard deviation over seeds, where there are several."""
     printed: str = ""
     """What the paper says; empty where it says nothing."""
     best: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,8 @@ _VARIABLES = {
 }
 _LINES = [(c, m) for m in "osD" for c in (ACCENT, SECOND, THIRD, FOURTH, MUTED)]
 """Colour and marker of each line of a panel, in order."""
+_MOST_BANDS = 4
+"""More intervals than this in one panel hide each other; the table has them."""
 
 WIDTH = 7.6
 """Inches; the page scales figures to its own width."""
@@ -181,7 +183,7 @@ def bars(panels: Mapping[str, Sequence[Bar]], measure: str, *, name: str) -> str
                 axes.barh(row, bar.value.mean, height=0.62, color=colour, alpha=0.25 if bar.upper_bound else 0.55)
                 axes.plot([bar.value.low, bar.value.high], [row, row], color=INK, linewidth=1.3)
                 if bar.printed is not None:
-                    axes.plot([bar.printed] * 2, [row - 0.4, row + 0.4], color=THIRD, linewidth=2)
+                    axes.plot([bar.printed] * 2, [row - 0.4, row + 0.4], color=FOURTH, linewidth=2)
             _rows(axes, [_short(bar.label, 24) for bar in found], room=rows)
             named = [bar.label for bar in found] != [bar.label for bar in next(iter(panels.values()))]
             axes.tick_params(axis="y", labelleft=place % 3 == 0 or named)
@@ -189,8 +191,13 @@ def bars(panels: Mapping[str, Sequence[Bar]], measure: str, *, name: str) -> str
         return _svg(figure, name, f"{measure} of each row")
 
 
-def curves(panels: Mapping[str, Mapping[str, Points]], measure: str, *, x_label: str, name: str) -> str:
-    """Draw lines over x with their intervals, a panel per data set; x that are words are placed side by side."""
+def curves(
+    panels: Mapping[str, Mapping[str, Points]], measure: str, *, x_label: str, name: str, bounds: Collection[str] = ()
+) -> str:
+    """Draw lines over x with their intervals, a panel per data set; x that are words are placed side by side.
+
+    `bounds` are the lines that are no results: dashed, without an interval.
+    """
     with _styled():
         figure, drawn = _panels(len(panels), columns=2, height=2.7)
         for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
@@ -199,9 +206,12 @@ def curves(panels: Mapping[str, Mapping[str, Points]], measure: str, *, x_label:
                 placed = sorted((words.index(x) if isinstance(x, str) else x, value) for x, value in points)
                 x_values, values = zip(*placed, strict=True)
                 low, high = [v.low for v in values], [v.high for v in values]
-                axes.fill_between(x_values, low, high, color=colour, alpha=0.14, linewidth=0)
-                means = [v.mean for v in values]
-                axes.plot(x_values, means, color=colour, marker=marker, markersize=4, linewidth=1.6, label=series)
+                style: Any = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.6, "label": series}
+                if series in bounds:
+                    style["linestyle"] = (0, (4, 3))
+                elif len(lines) <= _MOST_BANDS:
+                    axes.fill_between(x_values, low, high, color=colour, alpha=0.14, linewidth=0)
+                axes.plot(x_values, [v.mean for v in values], **style)
             if words:
                 axes.set_xticks(range(len(words)), [_short(word, 14) for word in words])
             else:
