@@ -40,6 +40,7 @@ from promptailor.prompts.errors import InputError
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue
 
 WHISKERS = "95 % intervals over users, each averaged over the seeds where there are several"
+NOTHING_RUN = "Nothing of this was run yet."
 _OF_VALUES: tuple[ExhibitKind, ...] = ("table", "bars", "curve", "cost")
 """Kinds that say what is missing and what each row cost; the others only draw what there is."""
 
@@ -61,14 +62,20 @@ def section(exhibit: Exhibit, sources: Sources) -> Section:
         InputError: a folder that it names holds no run, or not the method; a run was made with another catalogue.
     """
     made = _KINDS[exhibit.kind](exhibit, sources)
+    of_values, ran_at_all = exhibit.kind in _OF_VALUES, any(all_runs(exhibit))
     return Section(
         id=exhibit.id,
         title=exhibit.title,
         differs=exhibit.differs,
-        notes=(*made.notes, *_incomplete(exhibit, sources), *_impossible(exhibit, sources.published)),
+        notes=(
+            *(made.notes if ran_at_all else (NOTHING_RUN,)),
+            *_incomplete(exhibit, sources),
+            *_impossible(exhibit, sources.published),
+        ),
         tables=(
             *made.tables,
-            *((*missing_table(exhibit), *cost_table(exhibit, sources)) if exhibit.kind in _OF_VALUES else ()),
+            *(missing_table(exhibit) if of_values or not ran_at_all else ()),
+            *(cost_table(exhibit, sources) if of_values else ()),
             *made_by(exhibit, sources.runs),
         ),
         figures=made.figures,

@@ -92,11 +92,8 @@ def _column(exhibit: Exhibit, dataset: str, measure: str, sources: Sources) -> l
 
 
 def label_of(row: Row) -> str:
-    """Name a row; a point of a curve also by its line and place."""
-    place = "" if row.x is None else f"{row.x:g}" if isinstance(row.x, (int, float)) else row.x
-    series = row.series if row.series not in (None, row.label) else None
-    label = ", ".join(part for part in (row.label, series, place) if part)
-    return f"{label} (upper bound)" if row.upper_bound else label
+    """Name a row; a bound is called one."""
+    return f"{row.label} (upper bound)" if row.upper_bound else row.label
 
 
 def measure_name(measure: str) -> str:

@@ -6,11 +6,12 @@ again from the folders alone, and every number on it can be traced to a command 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from promptailor.evals.metrics import PRIMARY
 from promptailor.prompts.domain import Model
@@ -43,7 +44,7 @@ class Row(Model):
     """One row of a table, or one point of a curve."""
 
     label: str
-    """How the paper calls it, where it is the paper's."""
+    """How the paper calls it, where it is the paper's; each row of an exhibit has a label of its own."""
     runs: Mapping[str, tuple[RunMethod, ...]]
     """By data set, one per seed; a data set without an entry was not run."""
     series: str | None = None
@@ -75,36 +76,11 @@ class Exhibit(Model):
     commands: tuple[str, ...] = ()
     """What makes its runs."""
 
-
-def companions(table: Exhibit, *, learned: tuple[str, ...], manual: str) -> tuple[Exhibit, ...]:
-    """Return the figures that belong to a table of methods, on the same runs.
-
-    Args:
-        table: rows of methods, as in the paper's Table 2.
-        learned: labels of the rows whose prompts are chosen per user.
-        manual: label of the row that case studies start from.
-    """
-    personal = tuple(row for row in table.rows if row.label in learned)
-    shared = {
-        "measures": (PRIMARY,),
-        "compare": (),
-        "differs": "",
-        "commands": table.commands,
-        "datasets": table.datasets,
-    }
-    figures: dict[ExhibitKind, tuple[str, tuple[Row, ...]]] = {
-        "cost": ("Quality against model calls", table.rows),
-        "headroom": ("Where the gain comes from", personal),
-        "learning": ("Learning curves", personal),
-        "steps": ("Label-free stopping against the best step after the fact", personal),
-        "slots": ("Does the slot matter?", table.rows),
-        "popularity": ("Does popularity matter?", table.rows),
-        "sentences": ("Figures 11 to 14. Which sentences users got", personal),
-        "cases": ("Figures 7 to 10. Users whose ranking moved with the prompt",
-                  (*(row for row in table.rows if row.label == manual), *personal)),
-    }  # fmt: skip
-    return tuple(
-        Exhibit.model_validate({"id": f"{table.id}-{kind}", "title": title, "kind": kind, "rows": rows, **shared})
-        for kind, (title, rows) in figures.items()
-        if rows
-    )
+    @model_validator(mode="after")
+    def _rows_are_named(self) -> Exhibit:
+        labels = [row.label for row in self.rows]
+        if twice := [label for label, n in Counter(labels).items() if n > 1]:
+            raise ValueError(f"{self.id}: two rows are called {twice[0]!r}; say in the label what sets them apart")
+        if unknown := [label for pair in self.compare for label in pair if label not in labels]:
+            raise ValueError(f"{self.id}: compare: there is no row {unknown[0]!r}; there are {', '.join(labels)}")
+        return self

@@ -51,12 +51,14 @@ class Published(Model):
     schema_version: Literal[1]
     source: str
     datasets: dict[str, PrintedSize]
+    same_as: dict[str, str]
+    """Exhibits that show another one's figures."""
     tables: dict[str, dict[str, dict[str, dict[str, Printed]]]]
     """By exhibit id, data set, row label and measure."""
 
     def rows(self, exhibit: str, dataset: str) -> Rows:
         """Return the rows that the paper has for a data set in one of its tables; none where it has none."""
-        return self.tables.get(exhibit, {}).get(dataset, {})
+        return self.tables.get(self.same_as.get(exhibit, exhibit), {}).get(dataset, {})
 
     def find(self, exhibit: str, dataset: str, row: str, measure: str) -> Printed | None:
         """Return one figure; None where the paper does not have it."""
