@@ -10,12 +10,14 @@ import os
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from promptailor.evals.candidates import CandidateSource
 from promptailor.evals.datasets import Dataset
 from promptailor.evals.types import EvalCase
 from promptailor.policies.draws import uniform
@@ -83,6 +85,8 @@ def make_cases(
     n_candidates: int = 10,
     seed: int = 0,
     hold_out: HoldOut = "last",
+    source: CandidateSource | None = None,
+    retrieve: bool = False,
 ) -> tuple[EvalCase, ...]:
     """Make one leave-one-out case per user, in the order given.
 
@@ -90,13 +94,26 @@ def make_cases(
     candidates, the negatives are the first of the longer list's. The target's slot is balanced: slots are dealt in turn
     to the users in an order drawn by (seed, user_id), so no two slots' counts differ by more than one.
 
+    Args:
+        dataset: whose users they are.
+        user_ids: who is asked.
+        n_candidates: items per case.
+        seed: keys random negatives and the order that slots are dealt in.
+        hold_out: which item is the target.
+        source: offers the negatives, its best first, in place of random ones.
+        retrieve: the candidates are what the source offers, in its order, without the history and with nothing added:
+            a target that is not among them has no slot, and slots are not balanced.
+
+    Returns:
+        The cases; users for whom a source has too few items are left out.
+
     Raises:
         DataError: a user is unknown, is named twice, has too short a sequence, or has touched too many items.
     """
     places = {user_id: _length(dataset, user_id) - PLACES_FROM_END[hold_out] for user_id in user_ids}
     if short := [user_id for user_id, place in places.items() if place < 1]:
         raise DataError(f"user {short[0]!r} has no history before the target; leave out {len(short)} such user(s)")
-    return _cases(dataset, user_ids, places, n_candidates, (seed, hold_out))
+    return _cases(dataset, user_ids, places, n_candidates, (seed, hold_out), source, retrieve)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,27 +177,47 @@ def _cases(
     places: Mapping[str, int],
     n_candidates: int,
     key: tuple[int, str],
+    source: CandidateSource | None = None,
+    retrieve: bool = False,
 ) -> tuple[EvalCase, ...]:
     """Make the cases whose targets stand at `places` in the users' sequences."""
     if n_candidates < 2:
         raise DataError(f"n_candidates: {n_candidates} leaves nothing to rank; give 2 or more")
     check_disjoint(user_ids=user_ids)
     pool = sorted(dataset.items)
-    dealt = sorted(user_ids, key=lambda user_id: (uniform("slot", *key, user_id), user_id))
+    histories = {
+        user_id: tuple(dataset.items[item_id] for item_id in dataset.sequences[user_id][: places[user_id]])
+        for user_id in user_ids
+    }
+    listed: dict[str, list[str]] = {}
+    for user_id, history in histories.items():
+        if source is None:
+            touched = set(dataset.sequences[user_id])
+            listed[user_id] = _negatives(pool, touched, n_candidates - 1, (*key, user_id))
+        else:
+            barred = {item.item_id for item in history} if retrieve else set(dataset.sequences[user_id])
+            offered = (item_id for item_id in source.best(user_id, history) if item_id not in barred)
+            wanted = n_candidates if retrieve else n_candidates - 1
+            if len(items := list(islice(offered, wanted))) == wanted:
+                listed[user_id] = items
+    dealt = sorted(listed, key=lambda user_id: (uniform("slot", *key, user_id), user_id))
     slots = {user_id: turn % n_candidates for turn, user_id in enumerate(dealt)}
     cases = []
-    for user_id in user_ids:
-        sequence, place, slot = dataset.sequences[user_id], places[user_id], slots[user_id]
-        negatives = _negatives(pool, set(sequence), n_candidates - 1, (*key, user_id))
-        candidate_ids = [*negatives[:slot], sequence[place], *negatives[slot:]]
+    for user_id, items in listed.items():
+        target = dataset.sequences[user_id][places[user_id]]
+        slot: int | None = slots[user_id]
+        if retrieve:
+            slot = items.index(target) if target in items else None
+        else:
+            items.insert(slots[user_id], target)
         request = RankRequest(
             user_id=user_id,
-            history=tuple(dataset.items[item_id] for item_id in sequence[:place]),
-            candidates=tuple(dataset.items[item_id] for item_id in candidate_ids),
+            history=histories[user_id],
+            candidates=tuple(dataset.items[item_id] for item_id in items),
             domain=dataset.domain,
             user_profile=dataset.profiles.get(user_id),
         )
-        cases.append(EvalCase(request=request, relevant_item_id=sequence[place], slot=slot))
+        cases.append(EvalCase(request=request, relevant_item_id=target, slot=slot))
     return tuple(cases)
 
 

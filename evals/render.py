@@ -55,6 +55,8 @@ def to_markdown(report: EvalReport) -> str:
     if report.verdicts:
         parts.append("\n".join(f"* {_text(verdict)}" for verdict in report.verdicts))
     parts += ["## Methods", _results(report.methods)]
+    if report.retriever:
+        parts.append(_text(retrieval(report)))
     if report.controls:
         expected = f"Chance is {PRIMARY.upper()} = {report.chance[PRIMARY]:.3f}."
         parts += ["## Null controls", expected, _results(report.controls)]
@@ -86,6 +88,7 @@ def to_html(report: EvalReport) -> str:
         ladder=ladder(report),
         names=LADDER,
         facts=facts(report),
+        retrieval=retrieval(report) if report.retriever else "",
         varied={
             name: shares for name, shares in report.sentences.items() if any(len(rows) > 1 for rows in shares.values())
         },
@@ -125,6 +128,15 @@ def facts(report: EvalReport) -> dict[str, str]:
         **{name: str(value) for name, value in about.settings.items()},
     }
     return {name: value for name, value in shown.items() if value}
+
+
+def retrieval(report: EvalReport) -> str:
+    """Say what the candidates of a run are that a retriever chose."""
+    return (
+        f"The candidates are what {report.retriever} retrieved: {report.recall:.1%} of the relevant items are among"
+        " them, users without theirs count as 0, and no ranking scores more. Identity is the retriever's own order, so"
+        " it is what a ranking has to beat, and not at chance."
+    )
 
 
 def ladder(report: EvalReport) -> dict[str, Estimate]:

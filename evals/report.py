@@ -125,7 +125,10 @@ class EvalReport(Model):
     methods: dict[str, MethodResult]
     controls: dict[str, MethodResult] = Field(default_factory=dict)
     chance: dict[str, float]
-    """Expected measures of a random ranking of as many candidates."""
+    """Expected measures of a random ranking of the same candidates; users whose relevant item is not there count 0."""
+    recall: float = 1.0
+    """Share of users whose relevant item is among their candidates, below 1 where these were retrieved; no ranking of
+    them scores more."""
     decomposition: Decomposition | None = None
     paired: tuple[Comparison, ...] = ()
     """On the primary measure."""
@@ -136,6 +139,12 @@ class EvalReport(Model):
     learning_curves: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
     split: Split
     environment: Environment
+
+    @property
+    def retriever(self) -> str | None:
+        """Where the candidates were retrieved; None where the protocol added each relevant item to them."""
+        settings = self.environment.settings
+        return str(settings["candidates_from"]) if settings.get("retrieve") else None
 
     @property
     def headlines(self) -> tuple[Comparison, ...]:

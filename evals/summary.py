@@ -54,7 +54,8 @@ def summarise(
         incomplete=incomplete,
         methods=results,
         controls={name: _result(rows, seconds[name], seed) for name, rows in controls.items()},
-        chance=metrics.chance(max(len(row.candidates) for row in first)) if first else {},
+        chance=_chance(first),
+        recall=sum(row.slot is not None for row in first) / len(first) if first else 1.0,
         decomposition=info.decomposition,
         paired=tuple(paired),
         slot_profiles={name: _slot_profile(rows, seed) for name, rows in records.items()},
@@ -93,6 +94,15 @@ def _verdicts(report: EvalReport) -> list[str]:
     ]
     judged = (c for c in report.headlines if c.planned or report.methods[c.a].llm_calls)
     return [verdict(c) for c in (*personal, *judged)]
+
+
+def _chance(rows: Sequence[UserRecord]) -> dict[str, float]:
+    """Return the mean over users of what a random ranking of their candidates is expected to score."""
+    if not rows:
+        return {}
+    hits = Counter(len(row.candidates) for row in rows if row.slot is not None)
+    expected = {size: metrics.chance(size) for size in hits}
+    return {name: sum(n * expected[size][name] for size, n in hits.items()) / len(rows) for name in metrics.chance(1)}
 
 
 def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResult:
