@@ -1,14 +1,16 @@
-"""LightGCN (He et al. 2020, arXiv 2002.02126): item embeddings from who chose what.
+"""LightGCN (He et al. 2020, arXiv 2002.02126): embeddings of users and items from who chose what.
 
-Symmetrically normalised propagation, no weights and no non-linearity, mean over the layers, BPR loss. Departure: one
-sparse CSR product per layer instead of message passing, which is four times faster on a CPU.
+Symmetrically normalised propagation, no weights and no non-linearity, mean over the layers, BPR loss. Without layers it
+is matrix factorisation with that loss (Rendle et al. 2009, BPR-MF). Departure: one sparse CSR product per layer instead
+of message passing, which is four times faster on a CPU.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,7 @@ class LightGCN(nn.Module):
         self, edges: Edges, n_users: int, n_items: int, *, dimension: int, n_layers: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.n_users, self.n_layers = n_users, n_layers
+        self.n_users, self.n_items, self.n_layers = n_users, n_items, n_layers
         self.weight = nn.Parameter(torch.randn(n_users + n_items, dimension, generator=generator) * INITIAL_SD)
         self.adjacency = normalised_adjacency(edges, n_users, n_items)
 
@@ -122,12 +124,7 @@ def train_item_embeddings(
     Raises:
         DataError: there is no interaction at all.
     """
-    item_ids = sorted({item_id for ids in sequences.values() for item_id in ids})
-    if not item_ids:
-        raise DataError("LightGCN: the training sequences hold no interaction")
-    rows = {item_id: row for row, item_id in enumerate(item_ids)}
-    pairs = sorted({(user, rows[i]) for user, ids in enumerate(sequences.values()) for i in ids})
-    edges = np.array(pairs, dtype=np.int64).T
+    edges, item_ids = interaction_graph(sequences)
     model = LightGCN(
         edges,
         len(sequences),
@@ -139,7 +136,10 @@ def train_item_embeddings(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        _train(model, edges, len(item_ids), epochs, np.random.default_rng(seed), on_epoch)
+        training = bpr_epochs(model, edges, np.random.default_rng(seed))
+        for epoch, loss in enumerate(islice(training, epochs), 1):
+            if on_epoch:
+                on_epoch(epoch, loss)
         with torch.no_grad():
             raw = model()[1].numpy()
     finally:
@@ -148,38 +148,63 @@ def train_item_embeddings(
     return embeddings.fit_titles(items, encoder) if items and encoder else embeddings
 
 
-def _train(
+def interaction_graph(sequences: Mapping[str, Sequence[str]]) -> tuple[Edges, list[str]]:
+    """Return who chose what, users in the order of `sequences`, and the item ids in row order, sorted.
+
+    Raises:
+        DataError: there is no interaction at all.
+    """
+    item_ids = sorted({item_id for ids in sequences.values() for item_id in ids})
+    if not item_ids:
+        raise DataError("LightGCN: the training sequences hold no interaction")
+    rows = {item_id: row for row, item_id in enumerate(item_ids)}
+    pairs = sorted({(user, rows[i]) for user, ids in enumerate(sequences.values()) for i in ids})
+    return np.array(pairs, dtype=np.int64).T, item_ids
+
+
+def bpr_epochs(
     model: LightGCN,
     edges: Edges,
-    n_items: int,
-    epochs: int,
     rng: np.random.Generator,
-    on_epoch: Callable[[int, float], None] | None,
-) -> None:
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    known = np.sort(edges[0] * n_items + edges[1])
+    *,
+    learning_rate: float = LEARNING_RATE,
+    l2_penalty: float = L2_PENALTY,
+    batch_size: int | None = None,
+) -> Iterator[float]:
+    """Train epoch by epoch for as long as the caller asks; yields each epoch's mean BPR loss.
+
+    Args:
+        model: trained in place.
+        edges: the interactions it was made from.
+        rng: draws order and negatives.
+        learning_rate: of Adam.
+        l2_penalty: weight of the squared norm of a batch's own vectors.
+        batch_size: interactions per step; None for `BATCH_SIZE`, or more where the graph is large.
+    """
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    known = np.sort(edges[0] * model.n_items + edges[1])
     n_edges = edges.shape[1]
-    batch_size = max(BATCH_SIZE, math.ceil(n_edges / max(FEWEST_BATCHES, EDGE_VISITS // n_edges)))
-    for epoch in range(1, epochs + 1):
-        order, losses = rng.permutation(edges.shape[1]), []
-        for start in range(0, len(order), batch_size):
+    if batch_size is None:
+        batch_size = max(BATCH_SIZE, math.ceil(n_edges / max(FEWEST_BATCHES, EDGE_VISITS // n_edges)))
+    while True:
+        order, losses = rng.permutation(n_edges), []
+        for start in range(0, n_edges, batch_size):
             users, positives = edges[:, order[start : start + batch_size]]
-            negatives = _negatives(users, known, n_items, rng)
-            loss = _bpr_loss(model, *map(torch.from_numpy, (users, positives, negatives)))
+            negatives = _negatives(users, known, model.n_items, rng)
+            loss = _bpr_loss(model, *map(torch.from_numpy, (users, positives, negatives)), l2_penalty)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses.append(loss.item())
-        if on_epoch:
-            on_epoch(epoch, sum(losses) / len(losses))
+        yield sum(losses) / len(losses)
 
 
-def _bpr_loss(model: LightGCN, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+def _bpr_loss(model: LightGCN, users: Tensor, positives: Tensor, negatives: Tensor, l2_penalty: float) -> Tensor:
     """BPR on propagated vectors, and the L2 penalty on the batch's own ones, as in the paper."""
     user_vectors, item_vectors = model()
     margins = (user_vectors[users] * (item_vectors[positives] - item_vectors[negatives])).sum(dim=1)
     own = model.weight[torch.cat([users, model.n_users + positives, model.n_users + negatives])]
-    return F.softplus(-margins).mean() + L2_PENALTY * own.square().sum() / (2 * len(users))
+    return F.softplus(-margins).mean() + l2_penalty * own.square().sum() / (2 * len(users))
 
 
 def _negatives(users: Edges, known: Edges, n_items: int, rng: np.random.Generator) -> Edges:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from promptailor.prompts.domain import RankRequest
 
 Sequences = Mapping[str, Sequence[str]]
@@ -80,3 +83,29 @@ class ItemScorer(ABC):
     def _ranking(self, request: RankRequest) -> tuple[str, ...]:
         scored = zip(self.scores(request), request.candidates, strict=True)
         return tuple(item.item_id for _, item in sorted(scored, key=lambda pair: -pair[0]))
+
+
+class VectorScorer(ItemScorer):
+    """Base of the baselines that score an item by its vector times the request's: whole catalogues at once.
+
+    An item without a vector, because training never saw it, comes last; where nothing is known of the user, all others
+    are alike.
+    """
+
+    def __init__(self, item_ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Wrap item vectors of shape (n_items, dim), rows in the order of `item_ids`."""
+        self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
+        self._vectors = vectors
+
+    @abstractmethod
+    def query(self, request: RankRequest) -> NDArray[np.float32] | None:
+        """Return the vector that items are multiplied by, shape (dim,); None where nothing is known of the user."""
+
+    def scores(self, request: RankRequest) -> Sequence[float]:
+        """Return each candidate's product, which does not depend on the other candidates."""
+        rows = np.array([self._rows.get(item.item_id, -1) for item in request.candidates])
+        scores = np.where(rows < 0, -np.inf, 0.0)
+        if (query := self.query(request)) is not None:
+            # Not a matrix product: that may round a row differently in another place.
+            scores[rows >= 0] = (self._vectors[rows[rows >= 0]] * query).sum(axis=1)
+        return scores.tolist()

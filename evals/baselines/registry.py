@@ -8,12 +8,15 @@ from pathlib import Path
 
 from promptailor.evals.baselines.base import Method
 from promptailor.evals.baselines.bpr import BPR
+from promptailor.evals.baselines.fitting import ProgressBar, no_progress
 from promptailor.evals.baselines.itemknn import ItemKNN
+from promptailor.evals.baselines.lightgcn import LightGCNRanker
 from promptailor.evals.baselines.order import Identity, Random
 from promptailor.evals.baselines.popularity import Popularity
 from promptailor.evals.controls import SwappedHistory
 from promptailor.evals.datasets import Dataset
 from promptailor.evals.types import EvalCase
+from promptailor.prompts.errors import MissingExtraError
 from promptailor.prompts.llm import TextEncoder
 
 
@@ -30,6 +33,16 @@ class BaselineInputs:
     """Folder that fitted models are kept in, each under a name made of its data, settings and seed."""
     others: Callable[[], Sequence[Dataset]]
     """Loads the other data sets that are here, which transferable models are pre-trained on."""
+    progress: ProgressBar = no_progress
+    """Shows how far a fit is."""
+
+
+def _sasrec(inputs: BaselineInputs) -> Method:
+    try:
+        from promptailor.evals.baselines.sasrec import SASRec  # noqa: PLC0415 - imports torch
+    except ImportError as error:
+        raise MissingExtraError("sasrec", "local") from error
+    return SASRec.fit(inputs.dataset, seed=inputs.seed, models=inputs.models, progress=inputs.progress)
 
 
 CLASSIC: Mapping[str, Callable[[BaselineInputs], Method]] = {
@@ -37,7 +50,9 @@ CLASSIC: Mapping[str, Callable[[BaselineInputs], Method]] = {
     "random": lambda inputs: Random(inputs.seed),
     "popularity": lambda inputs: Popularity(inputs.dataset.training_sequences()),
     "itemknn": lambda inputs: ItemKNN(inputs.dataset.training_sequences()),
-    "bpr": lambda inputs: BPR(inputs.dataset.training_sequences(), seed=inputs.seed),
+    "bpr": lambda i: BPR.fit(i.dataset, seed=i.seed, models=i.models, progress=i.progress),
+    "lightgcn": lambda i: LightGCNRanker.fit(i.dataset, seed=i.seed, models=i.models, progress=i.progress),
+    "sasrec": _sasrec,
 }
 
 
