@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from promptailor.app.backends.budget import Spending
 from promptailor.app.run_folder import TrainingFolder
-from promptailor.app.wiring import Workspace
+from promptailor.app.wiring import RANDOM, Workspace
 from promptailor.graph.context import Context
 from promptailor.graph.state import TrainInput
 from promptailor.policies.base import PromptPolicy
@@ -40,6 +40,8 @@ class TrainConfig(BaseModel):
     seed: int = 0
     preset: Preset = "default"
     n_candidates: int = 10
+    candidates_from: str = RANDOM
+    """Where the negatives come from: chance, a baseline's name, or a file of published lists."""
     calls: int = 3_000
     """User-steps to learn from, those on validation users included."""
     permutations: int = 1
@@ -59,6 +61,9 @@ class TrainConfig(BaseModel):
     """T, prompts per episode."""
     sentences: int | None = None
     """Only the first so many sentences of each sentence pattern are actions."""
+
+    reward_from: Path | None = None
+    """A training run whose rewards are learned from, by a model that answers in the recommender's place: no call."""
 
     @property
     def patterns(self) -> tuple[PatternName, ...]:

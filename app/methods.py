@@ -1,4 +1,7 @@
-"""The method strings of `evaluate`: `NAME[@VARIANT][=FOLDER][?fusion=rrf&n_steps=3]`."""
+"""The method strings of `evaluate`: `NAME[@VARIANT][=FOLDER][?fusion=rrf&n_steps=3]`.
+
+A search per request has settings of its own there, such as `best-of-k?k=15` or `grips?rounds=10&paraphrase=false`.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,23 @@ from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
 
+from promptailor.app.searches import PER_REQUEST, search_settings, searching_policy
 from promptailor.app.wiring import Workspace
 from promptailor.evals.baselines.base import Method
 from promptailor.evals.baselines.registry import CLASSIC
 from promptailor.evals.methods import GraphMethod
 from promptailor.graph.context import Context
 from promptailor.policies.base import PromptPolicy
+from promptailor.policies.manual import MANUAL, MANUAL_PROFILE
 from promptailor.prompts.errors import SpecError
+from promptailor.prompts.patterns import Catalogue
 
 SEARCHES = ("enumeration", "random-search")
 """Searched on training users on the spot where no folder is given."""
-PER_USER = ("rpp", "rpp+", "bandit")
+PER_USER = ("rpp", "rpp+", "bandit", "ppo-1", "ppo-4")
 """Policies that choose for each user; the first of them in a run is the one its gain decomposition is about."""
 LEARNED = (*PER_USER, *SEARCHES)
+BUILT_IN = (MANUAL, MANUAL_PROFILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +42,12 @@ class MethodSpec:
     folder: Path | None = None
     """Run folder of a learned method."""
     serving: Mapping[str, str] = field(default_factory=dict)
-    """Settings of `Context` that differ from the policy's own."""
+    """Settings of `Context` that differ from the policy's own, and those of a search per request."""
+
+    @property
+    def per_request(self) -> bool:
+        """Whether it searches a prompt for each request."""
+        return self.name in PER_REQUEST and self.folder is None
 
     @classmethod
     def parse(cls, text: str) -> MethodSpec:
@@ -53,12 +65,14 @@ class MethodSpec:
 def parse_methods(text: str) -> list[MethodSpec]:
     """Read `--methods`; an unknown name or a learned method without its folder is a `SpecError`."""
     specs = [MethodSpec.parse(part) for part in text.split(",") if part.strip()]
-    known = (*CLASSIC, "manual", *LEARNED)
+    known = (*CLASSIC, *BUILT_IN, *LEARNED, *PER_REQUEST)
     for spec in specs:
         if spec.name not in known:
             raise SpecError(f"--methods {spec.name!r}: unknown; there are {', '.join(known)}")
         if spec.folder is None and spec.name in LEARNED and spec.name not in SEARCHES:
             raise SpecError(f"--methods {spec.name}: write {spec.label}=FOLDER, the --out of `promptailor train`")
+        if spec.folder is not None and spec.name == "best-of-k":
+            raise SpecError(f"--methods {spec.label}: searches per request and has no folder; leave out ={spec.folder}")
     return specs
 
 
@@ -68,8 +82,22 @@ def calls_model(specs: list[MethodSpec]) -> bool:
 
 
 def load_policies(specs: list[MethodSpec], workspace: Workspace) -> dict[str, PromptPolicy]:
-    """Return the learned methods' policies, by label."""
-    return {spec.label: workspace.load_policy(spec.folder) for spec in specs if spec.folder is not None}
+    """Return the policies of learned methods and of searches per request, by label."""
+    policies: dict[str, PromptPolicy] = {
+        spec.label: workspace.load_policy(spec.folder) for spec in specs if spec.folder is not None
+    }
+    searches = {
+        spec.label: searching_policy(spec.name, workspace.catalogue, spec.serving) for spec in specs if spec.per_request
+    }
+    return policies | searches
+
+
+def rewrites_sentences(specs: list[MethodSpec], catalogue: Catalogue) -> bool:
+    """Whether any method asks a refiner."""
+    return any(
+        spec.name == "rpp+" or (spec.per_request and searching_policy(spec.name, catalogue, spec.serving).rewrites)
+        for spec in specs
+    )
 
 
 def build_methods(
@@ -83,7 +111,9 @@ def build_methods(
             methods.append(CLASSIC[spec.name](workspace.baseline_inputs))
         else:
             assert graph is not None, "a method that calls a model has a graph"
-            policy = spec.label if spec.folder else "manual"
+            policy = spec.label if spec.label in policies else spec.name
+            if policy == MANUAL_PROFILE:
+                workspace.require_profiles(f"--methods {spec.label}")
             context = _context(spec, policy, seed)
             info = policies[policy].info if policy in policies else None
             methods.append(
@@ -99,7 +129,9 @@ def build_methods(
 
 
 def _context(spec: MethodSpec, policy: str, seed: int) -> Context:
-    values = {"policy": policy, "seed": seed, "refine": spec.name == "rpp+", "split": "test", **spec.serving}
+    own = search_settings(spec.name, spec.serving) if spec.per_request else {}
+    serving = {key: value for key, value in spec.serving.items() if key not in own}
+    values = {"policy": policy, "seed": seed, "refine": spec.name == "rpp+", "split": "test", **serving}
     try:
         return Context.model_validate(values)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -25,8 +25,10 @@ from promptailor.prompts.errors import BudgetExceededError, InputError, SpecErro
 
 if TYPE_CHECKING:
     from promptailor.policies.a2c import A2CConfig
-    from promptailor.policies.actor_critic import PolicyConfig
+    from promptailor.policies.actor_critic import PolicyConfig, Team
 
+PPO: Mapping[str, Team] = {"ppo-1": "joint", "ppo-4": "heads"}
+"""RPP without its team: one actor with one critic, trained by proximal policy optimisation (RPP, section 4.5)."""
 VALIDATIONS = 2
 """Checkpoints that validation users choose from, evenly spread over training; the last one is the final policy."""
 PAPER_PATIENCE = 7
@@ -95,7 +97,12 @@ def reinforced_settings(config: TrainConfig) -> tuple[PolicyConfig, A2CConfig]:
         "paper": (PolicyConfig.paper(), A2CConfig.paper()),
     }
     design, learning = presets[config.preset]
+    if config.policy in PPO:
+        design = replace(design, team=PPO[config.policy], critic="value")
+        learning = learning.clipped() if config.preset == "paper" else A2CConfig.on_policy()
     design = replace(design, personalised=config.patterns, sentences=config.sentences)
+    if config.reward_from:
+        design = replace(design, pooling="none")
     if config.pooling:
         design = replace(design, pooling=config.pooling)
     if config.state:
@@ -225,7 +232,7 @@ ONE_SHOT: dict[str, Callable[[Job, PromptEvaluator], tuple[OneShotPolicy, Stoppe
     "random-search": _random_search,
     "grips": _grips,
 }
-_STEPWISE = ("rpp", "rpp+")
+_STEPWISE = ("rpp", "rpp+", *PPO)
 TRAINERS: dict[str, Callable[[Job, Progress], TrainSummary]] = {
     **dict.fromkeys(_STEPWISE, _train_stepwise),
     **dict.fromkeys(ONE_SHOT, _train_one_shot),
@@ -245,6 +252,12 @@ def check_policy(config: TrainConfig) -> None:
     for option, policies in takers.items():
         if getattr(config, option) and config.policy not in policies:
             raise SpecError(f"--{option}: {config.policy} has no such setting; leave it out, or train {_or(policies)}")
+    if config.reward_from:
+        learners = [name for name in CATALOGUE_POLICIES if name != "rpp+"]
+        if config.policy not in learners:
+            raise SpecError(f"--reward-from: a reward model knows no edited sentences; train {_or(learners)}")
+        if config.pooling or config.preset == "paper" or config.state == "paper":
+            raise SpecError("--reward-from: no ranking can be read where no model ranks; leave out what reads it")
 
 
 def _or(names: Sequence[str]) -> str:

@@ -65,7 +65,7 @@ def to_choice(output: AgentOutput) -> AgentChoice:
 
 def _answer(policy: StepwisePolicy, pattern: PatternName, resources: Resources) -> Callable[..., AgentOutput]:
     def choose(observation: list[float], user_id: str, step: int, seed: int = 0, explore: bool = False) -> AgentOutput:
-        choice = policy.act(pattern, observation, key=(seed, user_id, step, pattern), explore=explore)
+        choice = policy.act(pattern, observation, key=(seed, user_id, step), explore=explore)
         return AgentOutput(
             action=choice.action,
             sentence_id=choice.sentence_id,

@@ -66,4 +66,11 @@ def _choices(record: StepRecord, before: PromptSpec, catalogue: Catalogue, domai
                 probability=choice.probability,
                 changed=changed,
             )
+    if "user_profile" not in views and (subset := record.spec.user_profile):
+        views["user_profile"] = ChoiceView(
+            action=subset,
+            sentence_id=catalogue.user_profile.ids[subset],
+            sentence=choice_text(catalogue, domain, "user_profile", subset),
+            changed=others["user_profile"],
+        )
     return views

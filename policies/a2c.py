@@ -1,4 +1,8 @@
-"""Advantage actor-critic learning of a `ReinforcedPolicy` (RPP, Eq. 7 to 9 and Algorithm 1)."""
+"""Advantage actor-critic learning of a `ReinforcedPolicy` (RPP, Eq. 7 to 9 and Algorithm 1).
+
+With clipping and several passes it is proximal policy optimisation (Schulman et al., 2017), of each agent by itself or,
+for PPO-1 and PPO-4, of one actor for all patterns: one probability ratio and one advantage for the whole prompt.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +89,11 @@ class A2CConfig:
             max_grad_norm=0.5,
         )
 
+    def clipped(self) -> A2CConfig:
+        """Return proximal policy optimisation over this learner's episodes, for its objective."""
+        names = ("n_steps", "steps_per_update", "users_per_update", "objective", "gamma", "n")
+        return replace(self.on_policy(), **{name: getattr(self, name) for name in names})
+
     def over(self, n_steps: int) -> A2CConfig:
         """Return the same learner for episodes of another length; one that learns from whole episodes still does."""
         whole = self.steps_per_update == self.n_steps
@@ -156,15 +165,13 @@ class A2C:
         for _ in range(config.passes):
             state, end_state = networks.encoder(new.features), networks.encoder(ends)
             actor = critic = torch.zeros(())
-            for place, pattern in enumerate(self.policy.config.personalised):
-                log_probs = networks.log_policy(pattern, state, new.features.counters)
-                values = networks.critics[pattern](state)[:, 0]
-                end_values = networks.critics[pattern](end_state)[:, 0]
+            for judge, places in networks.learners:
+                chosen, entropy = networks.judge(places, state, new.features.counters, new.actions)
+                values, end_values = judge(state)[:, 0], judge(end_state)[:, 0]
                 returns = self._returns(rollouts, values.detach(), end_values.detach())
                 critic = critic + ((returns - values) ** 2).mean()
-                chosen = log_probs.gather(1, new.actions[:, place, None])[:, 0]
-                gain = self._policy_gain(chosen, new.log_probs[:, place], returns - values.detach())
-                actor = actor - gain - config.entropy_bonus * _entropy(log_probs).mean()
+                gain = self._policy_gain(chosen, new.log_probs[:, places].sum(dim=1), returns - values.detach())
+                actor = actor - gain - config.entropy_bonus * entropy.mean()
             losses.actor, losses.critic = actor.item(), critic.item()
             self._step(actor + critic, losses)
         return losses
@@ -219,10 +226,10 @@ class A2C:
         entropies, divergences = [], []
         with torch.no_grad():
             state = networks.encoder(new.features)
-            for place, pattern in enumerate(self.policy.config.personalised):
-                log_probs = networks.log_policy(pattern, state, new.features.counters)
-                log_ratio = log_probs.gather(1, new.actions[:, place, None])[:, 0] - new.log_probs[:, place]
-                entropies.append(_entropy(log_probs).mean())
+            for _, places in networks.learners:
+                chosen, entropy = networks.judge(places, state, new.features.counters, new.actions)
+                log_ratio = chosen - new.log_probs[:, places].sum(dim=1)
+                entropies.append(entropy.mean())
                 divergences.append((log_ratio.exp() - 1 - log_ratio).mean())
         return float(torch.stack(entropies).mean()), float(torch.stack(divergences).mean())
 
@@ -236,7 +243,3 @@ class _Losses:
     grad_norm: float = 0.0
     steps: int = 0
     extra: dict[str, float] = field(default_factory=dict)
-
-
-def _entropy(log_probs: Tensor) -> Tensor:
-    return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=1)

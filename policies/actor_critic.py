@@ -1,5 +1,9 @@
 """The policy of RPP: one actor and one critic per pattern, centralised training, decentralised execution.
 
+For the ablation of the team it can also be one actor with one critic: with a head per pattern (PPO-4), or over every
+combination of the patterns' actions (PPO-1). The graph runs it as agents all the same: each node reports its pattern's
+part of what the one actor chose.
+
 A request is served row by row, never in a batch, so a user alone gets bit for bit what the same user gets among others.
 """
 
@@ -21,8 +25,9 @@ from promptailor.policies.additive import length_codes
 from promptailor.policies.base import PolicyInfo
 from promptailor.policies.draws import sample_index
 from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.joint_actions import JointActions
 from promptailor.policies.masks import mask_actions, next_lengths
-from promptailor.policies.networks import FactoredCritic, TwoLayer, initialise
+from promptailor.policies.networks import FactoredCritic, SharedTrunk, TwoLayer, entropy, initialise
 from promptailor.policies.state_encoder import StateEncoder, StateReader
 from promptailor.policies.types import AgentChoice, Pooling, StateInputs, StateKind
 from promptailor.prompts.llm import TextEncoder
@@ -39,6 +44,11 @@ DESCRIPTIONS: Mapping[PatternName, str] = {
     "user_profile": "Chooses which fields of the user's profile the prompt shows.",
 }
 
+Team = Literal["agents", "heads", "joint"]
+"""Who chooses: an actor and a critic per pattern; one actor with a head per pattern; one over whole combinations."""
+
+_SHARED = "shared"
+"""Name of the one actor's and the one critic's modules where there is no team."""
 _LATER: Mapping[str, bool] = {"later": True}
 """Marks fields that the first saved policies did not have."""
 
@@ -56,6 +66,8 @@ class PolicyConfig:
     """Patterns with an agent; the others keep the manual prompt's sentence or length."""
     sentences: int | None = field(default=None, metadata=_LATER)
     """Only the first so many sentences of each sentence pattern are actions; None: all of them."""
+    team: Team = field(default="agents", metadata=_LATER)
+    """The factored critic says what each agent's actions add, so it goes with `agents` only."""
 
     @classmethod
     def paper(cls) -> PolicyConfig:
@@ -118,18 +130,29 @@ class ReinforcedPolicy:
     def act(
         self, pattern: PatternName, vector: Sequence[float], *, key: tuple[str | int, ...], explore: bool
     ) -> AgentChoice:
-        """Let one agent choose: sampled by `key` when exploring, else the most probable action, the first of equals."""
+        """Let one agent choose: sampled by `key` when exploring, else the most probable action, the first of equals.
+
+        One actor over combinations draws the same one for every pattern that is asked for; the log-probability is that
+        of the pattern's action given those of the patterns before it, so that the patterns' add up.
+        """
+        networks, joint = self.networks, self.networks.joint
+        # The pattern stands twice in an agent's key, as in the draws that the first saved policies learned from.
+        own = () if joint else (pattern, pattern)
         with torch.inference_mode():
             row = torch.tensor([vector], dtype=torch.float32)
             state, counters = row[:, :-N_COUNTERS], row[:, -N_COUNTERS:]
-            log_probs = self.networks.log_policy(pattern, state, counters)
-            value = float(self.networks.value(pattern, state, counters, log_probs))
+            log_probs = networks.log_joint(state, counters) if joint else networks.log_policy(pattern, state, counters)
+            value = float(networks.value(pattern, state, counters, log_probs))
             chances = log_probs.exp()[0].tolist()
-        action = sample_index(chances, *key, pattern) if explore else chances.index(max(chances))
+        chosen = sample_index(chances, *key, *own) if explore else chances.index(max(chances))
+        action, log_prob = chosen, float(log_probs[0, chosen])
+        if joint:
+            place, actions = self.config.personalised.index(pattern), joint.split(chosen)
+            action, log_prob = actions[place], joint.log_conditionals(log_probs[0], actions)[place]
         return AgentChoice(
             action=action,
             sentence_id=self._sentence_id(pattern, action),
-            log_prob=float(log_probs[0, action]),
+            log_prob=log_prob,
             value=value,
         )
 
@@ -137,7 +160,7 @@ class ReinforcedPolicy:
         if pattern == "history_records":
             return f"+{self.catalogue.history_records.increments[action]}"
         if pattern == "user_profile":
-            return "+".join(self.catalogue.user_profile.subsets[action]) or "none"
+            return self.catalogue.user_profile.ids[action]
         return self.catalogue.sentences(pattern)[action].id
 
     @property
@@ -182,8 +205,14 @@ class _Networks(nn.Module):
         two_layers = partial(TwoLayer, **shape, generator=generator)
         actors: dict[str, nn.Module] = {}
         critics: dict[str, nn.Module] = {}
-        for pattern in config.personalised:
-            n_actions = catalogue.n_actions(pattern, config.sentences)
+        self.personalised = config.personalised
+        sizes = {pattern: catalogue.n_actions(pattern, config.sentences) for pattern in config.personalised}
+        self.joint = JointActions(tuple(sizes.values())) if config.team == "joint" else None
+        if config.team != "agents":
+            trunk = partial(SharedTrunk, **shape, generator=generator)
+            actors[_SHARED] = two_layers(n_outputs=len(self.joint)) if self.joint else trunk(n_outputs=sizes)
+            critics[_SHARED] = two_layers(n_outputs=1)
+        for pattern, n_actions in sizes.items() if config.team == "agents" else ():
             actors[pattern] = two_layers(n_outputs=n_actions)
             if config.critic == "value":
                 critics[pattern] = two_layers(n_outputs=1)
@@ -196,12 +225,50 @@ class _Networks(nn.Module):
 
     def log_policy(self, pattern: PatternName, state: Tensor, counters: Tensor) -> Tensor:
         """Return log pi_k(a | s), shape (B, n_actions); masked actions are -inf."""
-        logits: Tensor = self.actors[pattern](state)
+        shared = _SHARED in self.actors
+        logits: Tensor = self.actors[_SHARED](state, pattern) if shared else self.actors[pattern](state)
         return torch.log_softmax(mask_actions(logits, pattern, self.catalogue, counters), dim=1)
+
+    def log_joint(self, state: Tensor, counters: Tensor) -> Tensor:
+        """Return log pi(a_1 ... a_K | s) of the one actor over combinations, shape (B, combinations)."""
+        assert self.joint is not None, "only one actor over combinations has joint probabilities"
+        logits: Tensor = self.actors[_SHARED](state)
+        open_to_all = [state.new_zeros(len(state), size) for size in self.joint.sizes]
+        masks = [
+            mask_actions(zeros, pattern, self.catalogue, counters)
+            for pattern, zeros in zip(self.personalised, open_to_all, strict=True)
+        ]
+        return torch.log_softmax(logits + self.joint.add(masks), dim=1)
+
+    @property
+    def learners(self) -> list[tuple[nn.Module, slice]]:
+        """What learns by itself: each critic, and the places of the patterns whose choice it judges as one."""
+        if _SHARED in self.critics:
+            return [(self.critics[_SHARED], slice(None))]
+        return [(self.critics[pattern], slice(k, k + 1)) for k, pattern in enumerate(self.personalised)]
+
+    def judge(self, places: slice, state: Tensor, counters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log pi(actions | s) and the entropy of pi, both of shape (B,), for some patterns together.
+
+        Args:
+            places: which patterns.
+            state: shape (B, state_dim).
+            counters: as in `StateFeatures`.
+            actions: of all patterns, shape (B, K).
+        """
+        if self.joint:
+            log_probs = self.log_joint(state, counters)
+            return log_probs.gather(1, self.joint.join(actions)[:, None])[:, 0], entropy(log_probs)
+        chosen, entropies = [], []
+        for pattern, column in zip(self.personalised[places], actions[:, places].unbind(dim=1), strict=True):
+            log_probs = self.log_policy(pattern, state, counters)
+            chosen.append(log_probs.gather(1, column[:, None])[:, 0])
+            entropies.append(entropy(log_probs))
+        return torch.stack(chosen).sum(dim=0), torch.stack(entropies).sum(dim=0)
 
     def value(self, pattern: PatternName, state: Tensor, counters: Tensor, log_probs: Tensor) -> Tensor:
         """Return the critic's V(s), shape (B,); of a factored critic what its agent's choice is expected to add."""
-        outputs: Tensor = self.critics[pattern](state)
+        outputs: Tensor = self.critics[_SHARED if _SHARED in self.critics else pattern](state)
         if outputs.shape[1] == 1:
             return outputs[:, 0]
         if pattern == "history_records":

@@ -81,7 +81,7 @@ class StepwisePolicy(Protocol):
     def act(
         self, pattern: PatternName, vector: Sequence[float], *, key: tuple[str | int, ...], explore: bool
     ) -> AgentChoice:
-        """Let one agent choose; `key` keys the draw; without `explore` the choice is greedy."""
+        """Let one agent choose; `key`, (seed, user, step), keys the draw; without `explore` the choice is greedy."""
         ...
 
 

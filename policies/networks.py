@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from promptailor.prompts.patterns import PatternName
 
 
 class TwoLayer(nn.Module):
@@ -22,6 +25,32 @@ class TwoLayer(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """Map states (B, n_inputs) to outputs (B, n_outputs)."""
         out: Tensor = self.output(torch.tanh(self.hidden(state)))
+        return out
+
+
+class SharedTrunk(nn.Module):
+    """Two-layer networks of several patterns that share their hidden layer."""
+
+    def __init__(
+        self,
+        n_inputs: int,
+        hidden: int,
+        n_outputs: Mapping[PatternName, int],
+        *,
+        fan_in: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Build the network; `n_outputs` by pattern, the rest as in `TwoLayer`."""
+        super().__init__()
+        self.hidden = nn.Linear(n_inputs, hidden)
+        self.heads = nn.ModuleDict({str(pattern): nn.Linear(hidden, n) for pattern, n in n_outputs.items()})
+        initialise(self.hidden, generator, sd=fan_in**-0.5)
+        for head in self.heads.values():
+            initialise(head, generator, sd=0.1 * hidden**-0.5)
+
+    def forward(self, state: Tensor, pattern: PatternName) -> Tensor:
+        """Map states (B, n_inputs) to one pattern's outputs (B, n_outputs)."""
+        out: Tensor = self.heads[pattern](torch.tanh(self.hidden(state)))
         return out
 
 
@@ -72,3 +101,8 @@ def initialise(module: nn.Module, generator: torch.Generator, *, sd: float) -> N
                 parameter.normal_(std=sd, generator=generator)
             else:
                 parameter.zero_()
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Return the entropies of distributions, in nats, shape (B,); impossible actions, with -inf, count nothing."""
+    return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=1)

@@ -83,6 +83,11 @@ class ProfilePattern(Model):
         """Every subset of the fields, the empty one first and all of them last: the pattern's actions."""
         return tuple(s for size in range(len(self.fields) + 1) for s in combinations(self.fields, size))
 
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """What the actions are called: `gender+age`, and `none` for the empty subset."""
+        return tuple("+".join(subset) or "none" for subset in self.subsets)
+
     def bits(self, fields: Collection[str]) -> int:
         """Return a set of fields as a bit mask."""
         return sum(1 << place for place, field in enumerate(self.fields) if field in fields)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from promptailor.policies.a2c import A2C, A2CConfig
-from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy
+from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy, Team
 from promptailor.policies.types import Rollout
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ def test_the_papers_update_by_hand(toy: ToyWorld, text_encoder: HashEncoder, tru
         (PolicyConfig(), SHORT),
         (PolicyConfig.paper(), A2CConfig.paper()),
         (PolicyConfig(critic="value"), A2CConfig.on_policy()),
+        (PolicyConfig(critic="value", team="joint"), A2CConfig.on_policy()),
+        (PolicyConfig(critic="value", team="heads"), A2CConfig.on_policy()),
     ],
-    ids=["default", "paper", "on_policy"],
+    ids=["default", "paper", "on_policy", "ppo-1", "ppo-4"],
 )
 def test_every_network_learns_and_twice_the_same(
     policy_config: PolicyConfig, config: A2CConfig, toy: ToyWorld, text_encoder: HashEncoder
@@ -136,3 +138,68 @@ def make_like(policy: ReinforcedPolicy, toy: ToyWorld, text: HashEncoder) -> Rei
     copy = make(toy, text, policy.config)
     copy.networks.load_state_dict(policy.networks.state_dict())
     return copy
+
+
+@pytest.mark.parametrize("team", ["heads", "joint"])
+def test_one_actors_update_by_hand(team: Team, toy: ToyWorld, text_encoder: HashEncoder) -> None:
+    """The second pass: one probability ratio and one advantage for the whole prompt, clipped."""
+    config = A2CConfig(objective="sum", n=1, clip=0.005, passes=2, actor_lr=1e-3, critic_lr=1e-3)
+    policy, twin = (make(toy, text_encoder, PolicyConfig(critic="value", team=team)) for _ in range(2))
+    rollouts = [single_step(toy, policy, user) for user in toy.user_ids[:6]]
+    A2C(policy, config, seed=0).update(rollouts)
+
+    optimiser = torch.optim.Adam(twin.networks.parameters(), lr=1e-3)
+    critic = twin.networks.critics["shared"]
+    clipped = 0
+    for _ in range(2):
+        loss = torch.zeros(())
+        for rollout in rollouts:
+            (step,) = rollout.transitions
+            now, then = twin.reader.read(step.inputs), twin.reader.read(rollout.final_inputs)
+            state = twin.networks.encoder(now)
+            value = critic(state)[0, 0]
+            with torch.no_grad():
+                target = step.reward + 0.95 * critic(twin.networks.encoder(then))[0, 0]
+                before = sum(choice.log_prob for choice in step.choices.values())
+            actions = torch.tensor([[step.choices[pattern].action for pattern in twin.agents]])
+            if team == "joint":
+                joint = twin.networks.joint
+                assert joint is not None
+                log_prob = twin.networks.log_joint(state, now.counters)[0, int(joint.join(actions))]
+            else:
+                policies = [twin.networks.log_policy(p, state, now.counters) for p in twin.agents]
+                log_prob = torch.stack([p[0, int(a)] for p, a in zip(policies, actions[0], strict=True)]).sum()
+            ratio, advantage = (log_prob - before).exp(), target - value.detach()
+            clipped += int(abs(float(ratio.detach()) - 1) > 0.005)
+            gain = torch.minimum(ratio * advantage, ratio.clamp(0.995, 1.005) * advantage)
+            loss = loss + ((target - value) ** 2 - gain) / len(rollouts)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert clipped, "nothing was clipped, so clipping was not tested"
+    for (name, ours), theirs in zip(policy.networks.named_parameters(), twin.networks.parameters(), strict=True):
+        if not name.startswith("encoder"):  # gradients that are nearly zero there become steps of Adam's full size
+            assert torch.allclose(ours, theirs, atol=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("team", ["heads", "joint"])
+def test_one_actor_learns_too(team: Team, toy: ToyWorld, text_encoder: HashEncoder) -> None:
+    policy = make(toy, text_encoder, PolicyConfig(critic="value", team=team))
+    learner = A2C(policy, A2CConfig.on_policy().over(2), seed=0)
+    untrained = served(toy, policy)
+    for epoch in range(60):
+        learner.update([toy.rollout(policy, user, seed=epoch) for user in toy.user_ids])
+    assert served(toy, policy) > untrained + 0.1
+
+
+def test_another_number_of_steps_keeps_whole_episodes_whole() -> None:
+    assert (A2CConfig().over(7).n_steps, A2CConfig().over(7).steps_per_update) == (7, 7)
+    assert (A2CConfig.paper().over(7).n_steps, A2CConfig.paper().over(7).steps_per_update) == (7, 1)
+
+
+def test_clipping_keeps_the_episodes_and_the_objective() -> None:
+    clipped, paper = A2CConfig.paper().clipped(), A2CConfig.paper()
+    assert (clipped.n_steps, clipped.objective, clipped.n) == (paper.n_steps, paper.objective, paper.n)
+    assert clipped.clip == A2CConfig.on_policy().clip
+    assert clipped.passes > 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy
+from promptailor.policies.actor_critic import N_COUNTERS, PolicyConfig, ReinforcedPolicy, Team
 from promptailor.policies.masks import allowed_increments, next_lengths
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import PATTERNS, HistoryPattern
@@ -17,7 +19,9 @@ from promptailor.prompts.patterns import PATTERNS, HistoryPattern
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
 
-CONFIGS = [PolicyConfig(), PolicyConfig.paper(), PolicyConfig(pooling="mean", critic="value")]
+PPO_1, PPO_4 = (PolicyConfig(critic="value", team=team) for team in ("joint", "heads"))
+CONFIGS = [PolicyConfig(), PolicyConfig.paper(), PolicyConfig(pooling="mean", critic="value"), PPO_1, PPO_4]
+FIVE = (*PATTERNS, "user_profile")
 
 
 def make(toy: ToyWorld, text: HashEncoder, config: PolicyConfig | None = None, seed: int = 0) -> ReinforcedPolicy:
@@ -47,8 +51,8 @@ def test_one_agent_per_pattern_answers_with_a_valid_choice(
 
 
 def test_sentence_ids_name_the_action(toy: ToyWorld, text_encoder: HashEncoder) -> None:
-    policy = make(toy, text_encoder, PolicyConfig(personalised=(*PATTERNS, "user_profile")))
-    vector = policy.observe(toy.inputs("a-user-0"))
+    policy = make(toy, text_encoder, PolicyConfig(personalised=FIVE))
+    vector = policy.observe(replace(toy.inputs("a-user-0"), profile=("gender", "age", "occupation")))
     ids = {p: policy.act(p, vector, key=(3,), explore=True) for p in policy.agents}
     role = ids["role_playing"]
     assert role.sentence_id == toy.catalogue.sentences("role_playing")[role.action].id
@@ -151,3 +155,71 @@ def test_one_pattern_can_be_personalised_alone(toy: ToyWorld, text_encoder: Hash
     policy = make(toy, text_encoder, PolicyConfig(personalised=("reasoning_guidance",)))
     assert tuple(policy.agents) == ("reasoning_guidance",)
     assert list(policy.networks.actors) == ["reasoning_guidance"]
+
+
+@pytest.mark.parametrize("team", ["agents", "heads", "joint"])
+def test_only_fields_that_are_known_of_the_user_are_chosen(
+    team: Team, toy: ToyWorld, text_encoder: HashEncoder
+) -> None:
+    critic = "factored" if team == "agents" else "value"
+    policy = make(toy, text_encoder, PolicyConfig(critic=critic, team=team, personalised=FIVE))
+    ids = toy.catalogue.user_profile.ids
+    expected = {(): {"none"}, ("age",): {"none", "age"}, ("age", "gender"): {"none", "age", "gender", "gender+age"}}
+    for known, possible in expected.items():
+        vector = policy.observe(replace(toy.inputs("a-user-0"), profile=known))
+        choices = [policy.act("user_profile", vector, key=(n,), explore=True) for n in range(120)]
+        assert {choice.sentence_id for choice in choices} == possible
+        assert all(ids[choice.action] == choice.sentence_id for choice in choices)
+
+
+@pytest.mark.parametrize("team", ["agents", "heads", "joint"])
+def test_only_the_first_sentences_are_chosen(team: Team, toy: ToyWorld, text_encoder: HashEncoder) -> None:
+    critic = "factored" if team == "agents" else "value"
+    policy = make(toy, text_encoder, PolicyConfig(critic=critic, team=team, sentences=2))
+    vector = policy.observe(toy.inputs("a-user-0"))
+    drawn = {p: {policy.act(p, vector, key=(n,), explore=True).action for n in range(80)} for p in policy.agents}
+    lengths = drawn.pop("history_records")
+    assert lengths == {0, 1, 2}
+    assert all(actions == {0, 1} for actions in drawn.values())
+
+
+def test_one_actor_over_combinations_draws_once_for_all_patterns(toy: ToyWorld, text_encoder: HashEncoder) -> None:
+    policy = make(toy, text_encoder, PPO_1)
+    sharpen(policy)
+    joint = policy.networks.joint
+    assert joint is not None
+    vector = policy.observe(toy.inputs("a-user-0"))
+    state = torch.tensor([vector])
+    with torch.no_grad():
+        log_probs = policy.networks.log_joint(state[:, :-N_COUNTERS], state[:, -N_COUNTERS:])[0]
+    assert float(log_probs.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    drawn = Counter()
+    for n in range(300):
+        choices = [policy.act(pattern, vector, key=(n, "a-user-0", 0), explore=True) for pattern in PATTERNS]
+        number = int(joint.join(torch.tensor([[choice.action for choice in choices]])))
+        drawn[number] += 1
+        assert sum(choice.log_prob for choice in choices) == pytest.approx(float(log_probs[number]), abs=1e-4)
+    for number, count in drawn.most_common(3):
+        assert count / 300 == pytest.approx(math.exp(log_probs[number]), abs=0.1)
+    served = tuple(policy.act(pattern, vector, key=(), explore=False).action for pattern in PATTERNS)
+    assert served == joint.split(int(log_probs.argmax()))
+
+
+def test_heads_draw_independently_and_combinations_need_not(toy: ToyWorld, text_encoder: HashEncoder) -> None:
+    """At the cap the history agent may only stay, in every combination."""
+    full = StateInputs(history=toy.history("a-user-0"), step=1, history_length=len(toy.history("a-user-0")))
+    for config in (PPO_1, PPO_4):
+        policy = make(toy, text_encoder, config)
+        vector = policy.observe(full)
+        for n in range(50):
+            assert policy.act("history_records", vector, key=(n,), explore=True).action == 0
+        pairs = {
+            tuple(policy.act(p, vector, key=(n,), explore=True).action for p in ("role_playing", "output_format"))
+            for n in range(150)
+        }
+        assert pairs == set(product(range(3), range(5)))
+
+
+def test_settings_that_came_later_leave_the_digests_of_earlier_policies_alone() -> None:
+    assert set(PolicyConfig().settings) == {"state", "pooling", "critic", "hidden", "personalised"}
+    assert PolicyConfig(sentences=3, team="heads").settings.keys() >= {"sentences", "team"}
