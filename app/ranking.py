@@ -73,8 +73,10 @@ def rank_file(
         store=store,
         budget=cap,
     )
-    name = next(iter(parse_policies(policy)), "manual")
-    context = Context(policy=name, seed=seed, refine=refiner is not None, permutations=permutations)
+    policies = parse_policies(policy)
+    name = next(iter(policies), "manual")
+    searches = name in policies and policies[name] is None  # GRIPS asks the refiner itself
+    context = Context(policy=name, seed=seed, refine=refiner is not None and not searches, permutations=permutations)
     summary = RankSummary(output=output, requests=0, llm_calls=0, invalid=0)
     partial = output.with_name(output.name + ".partial")
     try:

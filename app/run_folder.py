@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,16 +15,20 @@ from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import MANIFEST, PolicyManifest, SavablePolicy, read_manifest, save_policy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import Stopped
+from promptailor.policies.types import PaidReward
 from promptailor.prompts.errors import InputError
 
 CONFIG = "config.json"
 POLICY = "policy"
 EMBEDDINGS = "embeddings"
+REWARDS = "rewards.jsonl"
 
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """A training run on disk: `config.json`, `responses.sqlite`, `training.jsonl`, `policy/`, `embeddings/`."""
+    """A training run on disk: `config.json`, `responses.sqlite`, `training.jsonl`, `rewards.jsonl`, `policy/`,
+    `embeddings/`.
+    """
 
     path: Path
 
@@ -49,6 +53,7 @@ class TrainingFolder:
             path.mkdir(parents=True, exist_ok=True)
             write_text(stored, json.dumps(config, indent=2) + "\n")
             (path / "training.jsonl").unlink(missing_ok=True)
+            (path / REWARDS).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"--out {path}: {error.strerror}; name a folder that can be written") from None
         return cls(path)
@@ -71,6 +76,12 @@ class TrainingFolder:
         }
         with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self.log_rewards(update.paid)
+
+    def log_rewards(self, rewards: Sequence[PaidReward]) -> None:
+        """Append to `rewards.jsonl`, which reward models learn from; a resumed run writes it again as well."""
+        with (self.path / REWARDS).open("a", encoding="utf-8") as file:
+            file.writelines(f"{reward.model_dump_json()}\n" for reward in rewards)
 
     def save_policy(
         self, policy: PromptPolicy, manifest: PolicyManifest, embeddings: Callable[[], ItemEmbeddings]

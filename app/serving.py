@@ -9,9 +9,11 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import ResponseStore
+from promptailor.app.searches import PER_REQUEST, searching_policy
 from promptailor.app.settings import Settings
 from promptailor.app.wiring import Workspace
 from promptailor.graph.build import RankGraph, build_rank_graph
+from promptailor.policies.base import PromptPolicy
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
@@ -33,34 +35,43 @@ def serving_graph(
     Args:
         settings: paths, keys and the defaults of the other arguments.
         model: the recommender's spec.
-        refiner: the refiner's spec, for RPP+.
-        policies: trained policies as `NAME=FOLDER`, separated by commas; `manual` is always there.
+        refiner: the refiner's spec, for RPP+ and GRIPS; the latter takes the recommender where it is empty.
+        policies: trained policies as `NAME=FOLDER`, and searches per request by name, separated by commas; `manual` is
+            always there.
         dataset: the item catalogue that bare ids are looked up in; None where requests carry titles.
         catalogue: the pattern catalogue; the built-in one where empty.
         store: where answers are kept; memory where empty.
         budget: a cap on requests.
         checkpointer: for threads that persist; not for a graph that `langgraph dev` serves.
     """
+    folders = parse_policies(policies if policies is not None else settings.policies)
+    catalogue = catalogue or load_catalogue()
+    searches = {name: searching_policy(name, catalogue) for name, folder in folders.items() if folder is None}
+    recommender = model or settings.model
     workspace = Workspace(
         settings=settings,
         dataset_name=dataset,
-        model=model or settings.model,
-        refiner=refiner or settings.refiner,
-        catalogue=catalogue or load_catalogue(),
+        model=recommender,
+        refiner=refiner or settings.refiner or (recommender if any(s.rewrites for s in searches.values()) else None),
+        catalogue=catalogue,
         store=store or ResponseStore(),
         budget=budget or Budget(),
     )
-    folders = parse_policies(policies if policies is not None else settings.policies)
-    loaded = {name: workspace.load_policy(folder) for name, folder in folders.items()}
+    loaded: dict[str, PromptPolicy] = {
+        name: searches[name] if folder is None else workspace.load_policy(folder) for name, folder in folders.items()
+    }
     return build_rank_graph(workspace.resources(loaded), checkpointer=checkpointer)
 
 
-def parse_policies(text: str | None) -> Mapping[str, Path]:
-    """Read `NAME=FOLDER,NAME=FOLDER`; `manual` alone names no folder."""
-    folders: dict[str, Path] = {}
+def parse_policies(text: str | None) -> Mapping[str, Path | None]:
+    """Read `NAME=FOLDER,NAME=FOLDER`; a search per request has no folder, and `manual` alone names no policy."""
+    folders: dict[str, Path | None] = {}
     for part in filter(None, (p.strip() for p in (text or "").split(","))):
         name, equals, folder = part.partition("=")
         if name == "manual" and not equals:
+            continue
+        if name in PER_REQUEST and not equals:
+            folders[name] = None
             continue
         if not (name and folder):
             raise SpecError(f"policy {part!r}: write NAME=FOLDER, the folder of `promptailor train --out`")

@@ -79,7 +79,7 @@ def build_rank_graph(
     for pattern in patterns:
         served_by = {name: by_pattern for name, by_pattern in tools.items() if pattern in by_pattern}
         add(AGENT_NODES[pattern], nodes.agent(pattern, served_by))
-    add("choose", nodes.choose)
+    add("choose", nodes.choose, nodes.achoose)
     add("assemble", nodes.assemble)
     add("refine", nodes.refine, nodes.arefine)
     add("recommend", nodes.recommend, nodes.arecommend)

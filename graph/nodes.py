@@ -18,8 +18,10 @@ from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
 from promptailor.graph.inline import Update
 from promptailor.graph.resources import Resources
+from promptailor.graph.searching import PromptSearch, fill
 from promptailor.graph.state import Answer, RankInput, RankState, ScoreState, StepRecord, TrainInput, WindowState
-from promptailor.policies.base import OneShotPolicy, StepwisePolicy
+from promptailor.policies.actions import prompt_of_actions
+from promptailor.policies.base import Decision, OneShotPolicy, SearchingPolicy, StepwisePolicy
 from promptailor.policies.fusion import fuse
 from promptailor.policies.reward import ndcg
 from promptailor.policies.types import Observation, StateInputs
@@ -59,11 +61,22 @@ class RankNodes:
             user_profile=state.user_profile,
         )
         resources.catalogue.words(request.domain)
-        return {"request": request, "trace": Overwrite([]), "choices": Overwrite({}), "window": WindowState()}
+        return {
+            "request": request,
+            "trace": Overwrite([]),
+            "choices": Overwrite({}),
+            "window": WindowState(),
+            "sentences": {},
+            "search_calls": 0,
+        }
 
     def receive_training(self, state: TrainInput, context: Context) -> Update:
         """Receive a training request, which may continue an episode or bring the prompt to try."""
-        return self.receive(state, context) | {"trace": Overwrite(state.trace), "rewards": Overwrite([])}
+        return self.receive(state, context) | {
+            "trace": Overwrite(state.trace),
+            "rewards": Overwrite([]),
+            "sentences": state.sentences,
+        }
 
     def select_policy(self, state: RankState, context: Context) -> Update:
         """Take the policy the context names, or the manual prompt for a user it cannot serve, with the reason."""
@@ -71,14 +84,16 @@ class RankNodes:
         if isinstance(policy, StepwisePolicy) and not state.request.history:
             fallback = f"cold start: {context.policy} needs a history, served by {FALLBACK_POLICY}"
             policy = self.resources.policy(FALLBACK_POLICY)
+        if isinstance(policy, SearchingPolicy) and (obstacle := self._search(state, context, policy).obstacle):
+            fallback = f"{context.policy} {obstacle}, served by {FALLBACK_POLICY}"
+            policy = self.resources.policy(FALLBACK_POLICY)
         name = context.policy if fallback is None else FALLBACK_POLICY
-        limits = [limit for limit in (context.window, self.resources.recommender.max_candidates) if limit]
         return {
             "policy": name,
             "fallback": fallback,
             "n_steps": context.n_steps or policy.info.n_steps,
             "refine": context.refine,
-            "windows": windows(len(state.request.candidates), min(limits, default=None)),
+            "windows": windows(len(state.request.candidates), self._most_candidates(context)),
         }
 
     def observe(self, state: RankState, context: Context) -> Update:
@@ -93,13 +108,24 @@ class RankNodes:
         return AgentNode(pattern, {name: by_pattern[pattern] for name, by_pattern in tools.items()})
 
     def choose(self, state: RankState, context: Context) -> Update:
-        """Let a one-shot policy choose the whole prompt."""
+        """Let a one-shot policy choose the whole prompt, or search it, once per request."""
         policy = self.resources.policies[state.policy]
+        if isinstance(policy, SearchingPolicy):
+            if state.trace:
+                return {"search_calls": 0}
+            search = self._search(state, context, policy)
+            return _decided(search.run(), search.n_calls)
         assert isinstance(policy, OneShotPolicy), "the graph routes stepwise policies to the agents"
-        step = len(state.trace)
-        inputs = self._inputs(state)
-        key = (context.seed, state.request.user_id, step)
-        return {"spec": policy.choose(inputs, key=key, explore=context.explore).spec, "observation": None}
+        key = (context.seed, state.request.user_id, len(state.trace))
+        return _decided(policy.choose(self._inputs(state), key=key, explore=context.explore))
+
+    async def achoose(self, state: RankState, context: Context) -> Update:
+        """Do what `choose` does; a search asks at once what may be asked at once."""
+        policy = self.resources.policies[state.policy]
+        if not isinstance(policy, SearchingPolicy) or state.trace:
+            return self.choose(state, context)
+        search = self._search(state, context, policy)
+        return _decided(await search.arun(), search.n_calls)
 
     def assemble(self, state: RankState, context: Context) -> Update:
         """Write the prompt of the next window; every step shows the candidates in another order."""
@@ -142,7 +168,10 @@ class RankNodes:
             done=before.done + 1,
             order=(*order[:start], *ranked, *order[stop:]),
             parse=sum((p.report for p in parsed), before.parse),
-            calls=before.calls + sum(answer.completion.calls for answer in state.answers) + state.refine_calls,
+            calls=before.calls
+            + sum(answer.completion.calls for answer in state.answers)
+            + state.refine_calls
+            + (0 if before.done else state.search_calls),
             cached=before.cached and all(answer.completion.cached for answer in state.answers),
         )
         if window.done < len(state.windows):
@@ -242,7 +271,7 @@ class RankNodes:
             self.resources.catalogue,
             seed=context.seed,
             sample_index=sample_index(state) + copy * COPY_STRIDE,
-            refined=refined,
+            refined=fill(state.sentences, self.resources.catalogue.words(request.domain)) | dict(refined or {}),
         )
 
     def _copies(self, state: RankState, context: Context) -> list[tuple[AssembledPrompt, ModelCall]]:
@@ -269,29 +298,31 @@ class RankNodes:
         request = state.request
         return state.window.order or permute(request.candidates, context.seed, request.user_id, sample_index(state))
 
+    def _search(self, state: RankState, context: Context, policy: SearchingPolicy) -> PromptSearch:
+        return PromptSearch(
+            resources=self.resources,
+            context=context,
+            request=state.request,
+            policy=policy,
+            max_candidates=self._most_candidates(context),
+        )
+
+    def _most_candidates(self, context: Context) -> int | None:
+        """Return how many candidates a prompt may show; None where nothing limits them."""
+        limits = [limit for limit in (context.window, self.resources.recommender.max_candidates) if limit]
+        return min(limits, default=None)
+
     def _inputs(self, state: RankState) -> StateInputs:
         return episode_inputs(state.request, state.trace, self.resources.catalogue.history_records.initial_length)
 
     def _spec_of_choices(self, state: RankState) -> PromptSpec:
-        """Return the prompt the agents' actions add up to; a pattern without an agent keeps the manual sentence."""
-        manual, choices = self.resources.catalogue.manual_prompt, state.choices
-        history = self.resources.catalogue.history_records
-        available = len(state.request.history)
-        if "history_records" in choices:
-            length = state.trace[-1].spec.history_length if state.trace else history.initial_length
-            length = history.next_length(length, choices["history_records"].action, available)
-        else:
-            length = min(manual.history_length, available)
-
-        def action(pattern: SentencePattern) -> int | None:
-            return choices[pattern].action if pattern in choices else getattr(manual, pattern)
-
-        return PromptSpec(
-            role_playing=action("role_playing"),
-            history_length=length,
-            reasoning_guidance=action("reasoning_guidance"),
-            output_format=action("output_format"),
-            user_profile=choices["user_profile"].action if "user_profile" in choices else manual.user_profile,
+        """Return the prompt the agents' actions add up to."""
+        initial = self.resources.catalogue.history_records.initial_length
+        return prompt_of_actions(
+            self.resources.catalogue,
+            {pattern: choice.action for pattern, choice in state.choices.items()},
+            length_before=state.trace[-1].spec.history_length if state.trace else initial,
+            available=len(state.request.history),
         )
 
 
@@ -322,17 +353,28 @@ class AgentNode:
 
 def episode_inputs(request: RankRequest, trace: Sequence[StepRecord], initial_length: int) -> StateInputs:
     """Return what s_t is computed from, t being the number of steps done."""
+    profile = request.user_profile.known if request.user_profile else ()
     if not trace:
-        return StateInputs(history=request.history, step=0, history_length=initial_length)
+        return StateInputs(history=request.history, step=0, history_length=initial_length, profile=profile)
     last = trace[-1]
     return StateInputs(
         history=request.history,
+        profile=profile,
         step=len(trace),
         history_length=last.spec.history_length,
         sentences=tuple(last.prompt.sentences.values()),
         prompt=f"{last.prompt.system}\n{last.prompt.user}",
         ranking=last.ranking,
     )
+
+
+def _decided(decision: Decision, search_calls: int = 0) -> Update:
+    return {
+        "spec": decision.spec,
+        "sentences": dict(decision.sentences),
+        "observation": None,
+        "search_calls": search_calls,
+    }
 
 
 def _fuse_copies(state: RankState, parsed: Sequence[ParsedRanking]) -> tuple[Item, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from promptailor.policies.base import PromptPolicy
 from promptailor.prompts.domain import Item
@@ -30,6 +31,11 @@ class Resources:
     """The item catalogue that bare ids are looked up in."""
     domain: str = DEFAULT_DOMAIN
     """Word list of requests that name none."""
+
+    @cached_property
+    def item_ids(self) -> tuple[str, ...]:
+        """The catalogue's ids, in a fixed order that draws can rely on."""
+        return tuple(sorted(self.items))
 
     def policy(self, name: str) -> PromptPolicy:
         """Return a policy; an unknown name is a `SpecError` that lists the loaded ones."""

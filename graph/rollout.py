@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 
@@ -16,7 +16,10 @@ from promptailor.graph.context import Context
 from promptailor.graph.nodes import episode_inputs
 from promptailor.graph.state import RankInput, StepRecord, TrainInput, TrainOutput
 from promptailor.policies.base import Trial
-from promptailor.policies.types import Rollout, StateInputs, Transition
+from promptailor.policies.types import PaidReward, Rollout, StateInputs, Transition
+from promptailor.prompts.llm import ChatPort, Completion, ModelCall
+
+T = TypeVar("T")
 
 MAX_CONCURRENCY = 64
 """Users in flight; in-process models gather their concurrent calls into one forward pass."""
@@ -36,16 +39,44 @@ def run_batch(graph: RankGraph, inputs: Sequence[RankInput], context: Context, *
     """
     most = max((len(request.candidates) for request in inputs), default=0)
     config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(n_steps, most))
-    users = graph.abatch(list(inputs), config, return_exceptions=True, context=context)
-    running = asyncio.run_coroutine_threadsafe(users, _loop())
+    return _run(graph.abatch(list(inputs), config, return_exceptions=True, context=context))
+
+
+def complete_all(port: ChatPort, calls: Sequence[ModelCall], progress: Progress | None = None) -> list[Completion]:
+    """Ask a model side by side what no graph is needed for, and return the answers in order.
+
+    Raises:
+        PromptailorError: the first call's that failed, after all have ended, so that every answer is stored.
+    """
+
+    async def ask() -> list[Completion | BaseException]:
+        slots = asyncio.Semaphore(MAX_CONCURRENCY)
+
+        async def complete(call: ModelCall) -> Completion:
+            async with slots:
+                answer = await port.acomplete(call)
+            if progress:
+                progress(1)
+            return answer
+
+        return await asyncio.gather(*map(complete, calls), return_exceptions=True)
+
+    return _run(ask())
+
+
+def _run(work: Coroutine[Any, Any, Sequence[T | BaseException]]) -> list[T]:
+    """Run on the event loop, and raise the first of the exceptions that it returns."""
+    running = asyncio.run_coroutine_threadsafe(work, _loop())
     try:
         results = running.result()
     finally:
         running.cancel()  # where the caller was interrupted
+    done: list[T] = []
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results
+        done.append(result)
+    return done
 
 
 @cache
@@ -89,6 +120,26 @@ def to_rollout(output: TrainOutput, initial_length: int) -> Rollout:
     )
 
 
+def start_inputs(user: TrainInput, initial_length: int) -> StateInputs:
+    """Return a training user's state at step 0."""
+    return StateInputs(
+        history=tuple(item for item in user.history if not isinstance(item, str)),
+        step=0,
+        history_length=initial_length,
+        profile=user.user_profile.known if user.user_profile else (),
+    )
+
+
+def paid_rewards(outputs: Sequence[TrainOutput]) -> list[PaidReward]:
+    """Return what the steps just done were rewarded with, those of catalogue sentences only."""
+    return [
+        PaidReward(user_id=output.request.user_id, spec=record.spec, reward=reward)
+        for output in outputs
+        for record, reward in zip(output.trace[-len(output.rewards) :], output.rewards, strict=True)
+        if not record.refined
+    ]
+
+
 def _transition(record: StepRecord, reward: float) -> Transition:
     assert record.inputs is not None, "only a stepwise policy's steps are transitions"
     return Transition(
@@ -108,6 +159,8 @@ class GraphEvaluator:
     context: Context
     initial_length: int
     progress: Progress | None = None
+    record: Callable[[Sequence[PaidReward]], None] | None = None
+    """Told of every reward of a prompt of catalogue sentences."""
 
     @property
     def user_ids(self) -> Sequence[str]:
@@ -116,14 +169,17 @@ class GraphEvaluator:
 
     def inputs(self, user_id: str) -> StateInputs:
         """The user's state at step 0."""
-        history = [item for item in self.inputs_by_user[user_id].history if not isinstance(item, str)]
-        return StateInputs(history=tuple(history), step=0, history_length=self.initial_length)
+        return start_inputs(self.inputs_by_user[user_id], self.initial_length)
 
     def rewards(self, trials: Sequence[Trial]) -> list[float]:
         """Return the reward of each trial, in order."""
         inputs = [
-            self.inputs_by_user[t.user_id].model_copy(update={"trial": t.spec, "first_sample": t.sample_index})
+            self.inputs_by_user[t.user_id].model_copy(
+                update={"trial": t.spec, "sentences": dict(t.sentences), "first_sample": t.sample_index}
+            )
             for t in trials
         ]
         outputs = run_training(self.graph, inputs, self.context, n_steps=1, progress=self.progress)
+        if self.record:
+            self.record(paid_rewards([o for o, trial in zip(outputs, trials, strict=True) if not trial.sentences]))
         return [output.rewards[0] for output in outputs]

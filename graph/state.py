@@ -70,6 +70,8 @@ class TrainInput(RankInput):
     relevant_item_ids: list[ItemId] = Field(min_length=1)
     trial: PromptSpec | None = None
     """A prompt to try instead of asking a policy; how search methods and bandits learn."""
+    sentences: dict[SentencePattern, str] = Field(default_factory=dict)
+    """Templates that the trial puts in place of the catalogue's sentences."""
     first_sample: int = 0
     """Sample index of the first step; other indices show the candidates in other orders."""
     trace: list[InstanceOf[StepRecord]] = Field(default_factory=list)
@@ -168,6 +170,10 @@ class RankState:
     """A one-shot policy's decision."""
     trial: PromptSpec | None = None
     """In a training graph: the prompt to try instead of asking a policy."""
+    sentences: dict[SentencePattern, str] = field(default_factory=dict)
+    """Templates that a one-shot policy, a search or a trial puts in place of the catalogue's sentences."""
+    search_calls: int = 0
+    """Calls that the step's prompt was searched with."""
     first_sample: int = 0
     refined: dict[SentencePattern, str] = field(default_factory=dict)
     rejected: dict[SentencePattern, str] = field(default_factory=dict)

@@ -13,10 +13,10 @@ from typing import Protocol
 
 from promptailor.graph.build import RankGraph
 from promptailor.graph.context import Context
-from promptailor.graph.rollout import Progress, run_training, to_rollout
+from promptailor.graph.rollout import Progress, paid_rewards, run_training, to_rollout
 from promptailor.graph.state import TrainInput, TrainOutput
 from promptailor.policies.draws import uniform
-from promptailor.policies.types import Rollout, TrainingStats
+from promptailor.policies.types import PaidReward, Rollout, TrainingStats
 from promptailor.prompts.llm import Split
 
 
@@ -87,6 +87,8 @@ class Update:
     calls: int
     """User-steps so far."""
     stats: TrainingStats
+    paid: Sequence[PaidReward] = ()
+    """Rewards that it learned from, where a model was asked for them."""
 
 
 def train_stepwise(
@@ -124,7 +126,7 @@ def train_stepwise(
         outputs = run_training(graph, batch, explore, n_steps=turn.until_step, progress=progress)
         stats = learner.update([to_rollout(output, initial_length) for output in outputs])
         batch = [user.model_copy(update={"trace": output.trace}) for user, output in zip(batch, outputs, strict=True)]
-        yield Update(number=number, epoch=turn.epoch, calls=turn.calls, stats=stats)
+        yield Update(number=number, epoch=turn.epoch, calls=turn.calls, stats=stats, paid=paid_rewards(outputs))
         since_best = 0 if stats.mean_reward > best else since_best + 1
         best = max(best, stats.mean_reward)
         if schedule.patience is not None and since_best >= schedule.patience:
