@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptailor.evals.baselines.base import Method
+from promptailor.evals.baselines.bm25 import BM25
 from promptailor.evals.baselines.bpr import BPR
 from promptailor.evals.baselines.fitting import ProgressBar, no_progress
 from promptailor.evals.baselines.itemknn import ItemKNN
 from promptailor.evals.baselines.lightgcn import LightGCNRanker
 from promptailor.evals.baselines.order import Identity, Random
 from promptailor.evals.baselines.popularity import Popularity
+from promptailor.evals.baselines.text_embedding import TextEmbedding
+from promptailor.evals.baselines.titles import TitleEmbeddings
 from promptailor.evals.controls import SwappedHistory
 from promptailor.evals.datasets import Dataset
 from promptailor.evals.types import EvalCase
@@ -45,6 +48,24 @@ def _sasrec(inputs: BaselineInputs) -> Method:
     return SASRec.fit(inputs.dataset, seed=inputs.seed, models=inputs.models, progress=inputs.progress)
 
 
+def _unisrec(inputs: BaselineInputs) -> Method:
+    try:
+        from promptailor.evals.baselines.unisrec import UniSRec  # noqa: PLC0415 - imports torch
+    except ImportError as error:
+        raise MissingExtraError("unisrec", "local") from error
+    i = inputs
+    return UniSRec.fit(i.dataset, i.others(), encoder=i.encoder, seed=i.seed, models=i.models, progress=i.progress)
+
+
+def _vq_rec(inputs: BaselineInputs) -> Method:
+    try:
+        from promptailor.evals.baselines.vq_rec import VQRec  # noqa: PLC0415 - imports torch
+    except ImportError as error:
+        raise MissingExtraError("vq-rec", "local") from error
+    i = inputs
+    return VQRec.fit(i.dataset, i.others(), encoder=i.encoder, seed=i.seed, models=i.models, progress=i.progress)
+
+
 CLASSIC: Mapping[str, Callable[[BaselineInputs], Method]] = {
     "identity": lambda inputs: Identity(),
     "random": lambda inputs: Random(inputs.seed),
@@ -53,6 +74,10 @@ CLASSIC: Mapping[str, Callable[[BaselineInputs], Method]] = {
     "bpr": lambda i: BPR.fit(i.dataset, seed=i.seed, models=i.models, progress=i.progress),
     "lightgcn": lambda i: LightGCNRanker.fit(i.dataset, seed=i.seed, models=i.models, progress=i.progress),
     "sasrec": _sasrec,
+    "bm25": lambda inputs: BM25(inputs.dataset.items),
+    "text-embedding": lambda i: TextEmbedding(TitleEmbeddings.of(i.dataset, i.encoder, i.models, i.progress)),
+    "unisrec": _unisrec,
+    "vq-rec": _vq_rec,
 }
 
 
