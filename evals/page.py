@@ -153,16 +153,16 @@ def _summary(found: list[Finding]) -> list[str]:
         return []
     outcomes = Counter(finding.outcome for finding in found)
     lines = [
-        f"{len(found)} planned comparisons: {outcomes['gain']} gains, {outcomes['loss']} losses,"
-        f" {outcomes['no difference shown']} where no difference is shown."
+        f"Planned comparisons: {len(found)}. Gains: {outcomes['gain']}. Losses: {outcomes['loss']}."
+        f" No difference shown: {outcomes['no difference shown']}."
     ]
     compared = [finding for finding in found if finding.printed is not None]
     if compared:
         held = [f for f in compared if f.printed and f.outcome == ("gain" if f.printed > 0 else "loss")]
         reversed_ = [f for f in compared if f.printed and f.outcome == ("loss" if f.printed > 0 else "gain")]
         lines.append(
-            f"{len(compared)} of them are in the paper: {len(held)} hold here in direction, {len(reversed_)} are"
-            f" reversed, and for {len(compared) - len(held) - len(reversed_)} no difference is shown or printed."
+            f"Of these, the paper has {len(compared)}. Same direction here: {len(held)}. Reversed: {len(reversed_)}."
+            f" No difference shown here, or none printed: {len(compared) - len(held) - len(reversed_)}."
         )
     return lines
 
