@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from pathlib import Path
@@ -443,6 +444,7 @@ def main() -> None:
     # One OpenMP thread, before anything imports torch: small models on busy cores are many times slower with more.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    gc.set_threshold(50_000)  # new objects, not 700: a collection may look at the half a million that imports made
     from promptailor.prompts.errors import PromptailorError, RunInterruptedError
 
     try:
