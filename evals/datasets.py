@@ -1,8 +1,9 @@
 """Data sets: items, and who chose which in which order, read as a spec says.
 
-Every interaction counts once, whatever its rating: ratings are for predicting ratings (`evals.ratings`). A user's sequence is sorted by time with a stable sort, so **ties of
-time stay in file order**: leave-one-out depends on it (on MovieLens-100K 44 % of users have a tie at the end, and
-breaking ties by item id instead moves popularity's NDCG@10 by .05).
+Every interaction counts once, whatever its rating: ratings are for predicting ratings (`evals.ratings`). A user's
+sequence is sorted by time with a stable sort, so **ties of time stay in file order**: leave-one-out depends on it (on
+MovieLens-100K 44 % of users have a tie at the end, and breaking ties by item id instead moves popularity's NDCG@10 by
+.05).
 """
 
 from __future__ import annotations

@@ -34,12 +34,12 @@ MIDDLE = (LOWEST + HIGHEST) / 2
 _NUMBER = r"\d{1,3}(?:[.,]\d{1,4})?"
 _CHANCE = r"(?:1(?:\.0+)?|0(?:\.\d+)?)"
 _DISTRIBUTION = re.compile(r"\s*" + r"\s*,\s*".join(rf"{label}:\s*({_CHANCE})" for label in RATING_LABELS) + r"\s*")
-_SCALED = re.compile(rf"(?<![\d.,/])({_NUMBER})\s*(?:/|out of)\s*({_NUMBER})(?![\d/])", re.IGNORECASE)
-_LONE = re.compile(  # blanks, but no line breaks: thousands of empty lines would be gone through again from each
-    rf"^[^\S\n]*[*_#>\"'`(\[-]*[^\S\n]*({_NUMBER})(?:[^\S\n]*(?:stars?|★+))?[*_\"'`)\].!]*[^\S\n]*$",
-    re.IGNORECASE | re.MULTILINE,
+# Runs of blanks are one blank before these look: two of them side by side would each try every length of a long run.
+_SCALED = re.compile(rf"(?<![\d.,/])({_NUMBER}) ?(?:/|out of) ?({_NUMBER})(?![\d/])", re.IGNORECASE)
+_LONE = re.compile(
+    rf"^ ?[*_#>\"'`(\[-]* ?({_NUMBER})(?: ?(?:stars?|★+))?[*_\"'`)\].!]* ?$", re.IGNORECASE | re.MULTILINE
 )
-_RANGE = re.compile(rf"(?<![\d.,])(?:from\s+)?{_NUMBER}\s*(?:to|-|–|—)\s*{_NUMBER}(?![\d])", re.IGNORECASE)
+_RANGE = re.compile(rf"(?<![\d.,])(?:from )?{_NUMBER} ?(?:to|-|–|—) ?{_NUMBER}(?!\d)", re.IGNORECASE)
 _ANY = re.compile(rf"(?<![\w.,/-])({_NUMBER})(?![\w/])")
 
 
@@ -118,6 +118,7 @@ def parse_rating(text: str) -> float | None:
 
 
 def _read(text: str) -> float | None:
+    text = re.sub(r"[^\S\n]+", " ", text)
     if lone := _on_scale(_LONE.findall(text)):
         return lone[0]
     scaled = [number for number, of in _SCALED.findall(text) if _value(of) == HIGHEST]
