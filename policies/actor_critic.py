@@ -69,6 +69,11 @@ class PolicyConfig:
     team: Team = field(default="agents", metadata=_LATER)
     """The factored critic says what each agent's actions add, so it goes with `agents` only."""
 
+    def __post_init__(self) -> None:
+        """Refuse one actor with a factored critic."""
+        if self.team != "agents" and self.critic != "value":
+            raise ValueError(f"team={self.team!r} has one critic of the state; set critic='value'")
+
     @classmethod
     def paper(cls) -> PolicyConfig:
         """Return the paper's policy: s_0 = u, s_t = W enc(p_t) + GRU, and critics of the state alone."""
@@ -209,8 +214,11 @@ class _Networks(nn.Module):
         sizes = {pattern: catalogue.n_actions(pattern, config.sentences) for pattern in config.personalised}
         self.joint = JointActions(tuple(sizes.values())) if config.team == "joint" else None
         if config.team != "agents":
-            trunk = partial(SharedTrunk, **shape, generator=generator)
-            actors[_SHARED] = two_layers(n_outputs=len(self.joint)) if self.joint else trunk(n_outputs=sizes)
+            actors[_SHARED] = (
+                two_layers(n_outputs=len(self.joint))
+                if self.joint
+                else SharedTrunk(self.encoder.state_dim, config.hidden, sizes, fan_in=dimension, generator=generator)
+            )
             critics[_SHARED] = two_layers(n_outputs=1)
         for pattern, n_actions in sizes.items() if config.team == "agents" else ():
             actors[pattern] = two_layers(n_outputs=n_actions)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +150,9 @@ class FactoredBandit:
     ) -> FactoredBandit:
         """Read what `save` wrote; use `checkpoint.load_policy`, which checks that the files fit."""
         path = folder / "policy.json"  # the first saved bandits had none: they chose all of the four patterns
-        settings = json.loads(path.read_text("utf-8")) if path.exists() else {"patterns": PATTERNS, "sentences": None}
+        settings: dict[str, Any] = {"patterns": PATTERNS, "sentences": None}
+        if path.exists():
+            settings = json.loads(path.read_text("utf-8"))
         space = PromptSpace(catalogue, patterns=tuple(settings["patterns"]), sentences=settings["sentences"])
         bandit = cls(space, embeddings, info)
         tensors = _safetensors().load((folder / "policy.safetensors").read_bytes())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from promptailor.policies.a2c import A2C, A2CConfig
 from promptailor.policies.actor_critic import PolicyConfig, ReinforcedPolicy, Team
 from promptailor.policies.types import Rollout
+from promptailor.prompts.patterns import PATTERNS
 
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
@@ -191,6 +194,22 @@ def test_one_actor_learns_too(team: Team, toy: ToyWorld, text_encoder: HashEncod
     for epoch in range(60):
         learner.update([toy.rollout(policy, user, seed=epoch) for user in toy.user_ids])
     assert served(toy, policy) > untrained + 0.1
+
+
+@pytest.mark.parametrize("team", ["agents", "heads", "joint"])
+def test_unknown_profiles_and_few_sentences_leave_no_gradient_undefined(
+    team: Team, toy: ToyWorld, text_encoder: HashEncoder
+) -> None:
+    """Masked actions have no probability, and 0 * inf no gradient."""
+    five = (*PATTERNS, "user_profile")
+    design = PolicyConfig(critic="factored" if team == "agents" else "value", team=team)
+    policy = make(toy, text_encoder, replace(design, personalised=five, sentences=2))
+    learner = A2C(policy, SHORT if team == "agents" else A2CConfig.on_policy().over(2), seed=0)
+    for seed in range(2):
+        stats = learner.update([toy.rollout(policy, user, seed=seed) for user in toy.user_ids[:8]])
+    assert all(bool(parameter.isfinite().all()) for parameter in policy.networks.parameters())
+    assert math.isfinite(stats.entropy)
+    assert math.isfinite(stats.approx_kl)
 
 
 def test_another_number_of_steps_keeps_whole_episodes_whole() -> None:

@@ -19,7 +19,8 @@ from promptailor.prompts.patterns import PATTERNS, HistoryPattern
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
 
-PPO_1, PPO_4 = (PolicyConfig(critic="value", team=team) for team in ("joint", "heads"))
+PPO_1, PPO_4 = PolicyConfig(critic="value", team="joint"), PolicyConfig(critic="value", team="heads")
+BY_TEAM: dict[Team, PolicyConfig] = {"agents": PolicyConfig(), "heads": PPO_4, "joint": PPO_1}
 CONFIGS = [PolicyConfig(), PolicyConfig.paper(), PolicyConfig(pooling="mean", critic="value"), PPO_1, PPO_4]
 FIVE = (*PATTERNS, "user_profile")
 
@@ -161,8 +162,7 @@ def test_one_pattern_can_be_personalised_alone(toy: ToyWorld, text_encoder: Hash
 def test_only_fields_that_are_known_of_the_user_are_chosen(
     team: Team, toy: ToyWorld, text_encoder: HashEncoder
 ) -> None:
-    critic = "factored" if team == "agents" else "value"
-    policy = make(toy, text_encoder, PolicyConfig(critic=critic, team=team, personalised=FIVE))
+    policy = make(toy, text_encoder, replace(BY_TEAM[team], personalised=FIVE))
     ids = toy.catalogue.user_profile.ids
     expected = {(): {"none"}, ("age",): {"none", "age"}, ("age", "gender"): {"none", "age", "gender", "gender+age"}}
     for known, possible in expected.items():
@@ -174,8 +174,7 @@ def test_only_fields_that_are_known_of_the_user_are_chosen(
 
 @pytest.mark.parametrize("team", ["agents", "heads", "joint"])
 def test_only_the_first_sentences_are_chosen(team: Team, toy: ToyWorld, text_encoder: HashEncoder) -> None:
-    critic = "factored" if team == "agents" else "value"
-    policy = make(toy, text_encoder, PolicyConfig(critic=critic, team=team, sentences=2))
+    policy = make(toy, text_encoder, replace(BY_TEAM[team], sentences=2))
     vector = policy.observe(toy.inputs("a-user-0"))
     drawn = {p: {policy.act(p, vector, key=(n,), explore=True).action for n in range(80)} for p in policy.agents}
     lengths = drawn.pop("history_records")
@@ -193,7 +192,7 @@ def test_one_actor_over_combinations_draws_once_for_all_patterns(toy: ToyWorld, 
     with torch.no_grad():
         log_probs = policy.networks.log_joint(state[:, :-N_COUNTERS], state[:, -N_COUNTERS:])[0]
     assert float(log_probs.exp().sum()) == pytest.approx(1.0, abs=1e-5)
-    drawn = Counter()
+    drawn: Counter[int] = Counter()
     for n in range(300):
         choices = [policy.act(pattern, vector, key=(n, "a-user-0", 0), explore=True) for pattern in PATTERNS]
         number = int(joint.join(torch.tensor([[choice.action for choice in choices]])))
@@ -222,4 +221,9 @@ def test_heads_draw_independently_and_combinations_need_not(toy: ToyWorld, text_
 
 def test_settings_that_came_later_leave_the_digests_of_earlier_policies_alone() -> None:
     assert set(PolicyConfig().settings) == {"state", "pooling", "critic", "hidden", "personalised"}
-    assert PolicyConfig(sentences=3, team="heads").settings.keys() >= {"sentences", "team"}
+    assert replace(PPO_4, sentences=3).settings.keys() >= {"sentences", "team"}
+
+
+def test_one_actor_has_no_factored_critic() -> None:
+    with pytest.raises(ValueError, match="team='joint' has one critic of the state; set critic='value'"):
+        PolicyConfig(team="joint")

@@ -74,6 +74,33 @@ def test_a_team_of_agents_comes_back_bit_for_bit(
     assert (loaded.info.name, loaded.info.n_steps) == ("rpp", 3)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        PolicyConfig(hidden=8, sentences=2, pooling="mean", state="paper"),
+        PolicyConfig(hidden=8, personalised=("role_playing", "user_profile")),
+        PolicyConfig(hidden=8, critic="value", team="heads"),
+        PolicyConfig(hidden=8, critic="value", team="joint", sentences=3),
+    ],
+    ids=["paper-state", "profile", "ppo-4", "ppo-1"],
+)
+def test_ablated_policies_come_back_bit_for_bit(
+    config: PolicyConfig,
+    tmp_path: Path,
+    toy: ToyWorld,
+    text_encoder: HashEncoder,
+    manifest: PolicyManifest,
+    load: Callable[[Path], PromptPolicy],
+) -> None:
+    policy = ReinforcedPolicy(config, toy.catalogue, embeddings=toy.embeddings, encoder=text_encoder, seed=1)
+    save_policy(tmp_path, policy, manifest)
+    loaded = load(tmp_path)
+    assert isinstance(loaded, ReinforcedPolicy)
+    assert loaded.config == config
+    assert loaded.digest == policy.digest
+    assert toy.rollout(loaded, "a-user-3", n_steps=3) == toy.rollout(policy, "a-user-3", n_steps=3)
+
+
 def test_one_shot_policies_come_back(
     tmp_path: Path, toy: ToyWorld, manifest: PolicyManifest, load: Callable[[Path], PromptPolicy]
 ) -> None:

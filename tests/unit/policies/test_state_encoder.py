@@ -9,13 +9,11 @@ import torch
 
 from promptailor.policies.state_encoder import (
     CONTEXT_SCALE,
-    Pooling,
     StateEncoder,
     StateFeatures,
-    StateKind,
     StateReader,
 )
-from promptailor.policies.types import StateInputs
+from promptailor.policies.types import Pooling, StateInputs, StateKind
 
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
