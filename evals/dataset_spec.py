@@ -158,7 +158,8 @@ def load_spec(name_or_path: str, catalogue: Catalogue | None = None) -> DatasetS
     """Load and check a spec.
 
     Args:
-        name_or_path: a known name in any case, or the path of a YAML file; `folder` is then relative to that file.
+        name_or_path: a known name in any case, or the path of a YAML file; `folder` is then relative to that file. A
+            spec may begin with `extends: NAME` and give only what differs from a known one.
         catalogue: where the spec's domain must be found; None for the built-in one.
 
     Raises:
@@ -166,8 +167,7 @@ def load_spec(name_or_path: str, catalogue: Catalogue | None = None) -> DatasetS
     """
     path = Path(name_or_path)
     if name_or_path.casefold() in known_datasets():
-        resource = resources.files("promptailor.evals.specs").joinpath(f"{name_or_path.casefold()}.yaml")
-        spec = _parse_spec(resource.read_text("utf-8"), name_or_path)
+        spec = _parse_spec(_shipped(name_or_path.casefold()), name_or_path)
     elif path.suffix in (".yaml", ".yml"):
         try:
             text = path.read_text("utf-8")
@@ -186,9 +186,16 @@ def load_spec(name_or_path: str, catalogue: Catalogue | None = None) -> DatasetS
     return spec
 
 
+def _shipped(name: str) -> str:
+    return resources.files("promptailor.evals.specs").joinpath(f"{name}.yaml").read_text("utf-8")
+
+
 def _parse_spec(text: str, where: str) -> DatasetSpec:
     try:
-        return DatasetSpec.model_validate(yaml.safe_load(text))
+        fields = yaml.safe_load(text)
+        if isinstance(fields, dict) and "extends" in fields:
+            fields = _extended(fields, where)
+        return DatasetSpec.model_validate(fields)
     except yaml.YAMLError as error:
         raise DataError(f"data set spec {where}: not YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
@@ -196,6 +203,18 @@ def _parse_spec(text: str, where: str) -> DatasetSpec:
         place = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise DataError(f"data set spec {where}: {place + ': ' if place else ''}{message}") from None
+
+
+def _extended(fields: dict[str, object], where: str) -> dict[str, object]:
+    """Return the fields of the spec that `extends` names, with those given here in their place."""
+    base = fields.pop("extends")
+    if base not in known_datasets():
+        raise DataError(f"data set spec {where}: extends: {base!r} is unknown; known: {', '.join(known_datasets())}")
+    inherited: dict[str, object] = yaml.safe_load(_shipped(str(base)))
+    if "extends" in inherited:
+        raise DataError(f"data set spec {where}: extends: {base} extends another spec itself; name that one")
+    inherited.pop("digest", None)  # of other content, as soon as anything differs
+    return {**inherited, **fields}
 
 
 def find_layout(spec: DatasetSpec, data_dir: Path) -> tuple[Layout, dict[str, Path]]:

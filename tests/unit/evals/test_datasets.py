@@ -241,7 +241,7 @@ def test_bad_tables_are_named(tmp_path: Path, item_table: dict[str, Any], messag
 
 
 def test_an_unknown_name_lists_what_exists() -> None:
-    with pytest.raises(DataError, match=r"'netflix' is unknown; known: beauty, games, lastfm, ml-100k, ml-1m"):
+    with pytest.raises(DataError, match=r"'netflix' is unknown; known: beauty, games, lastfm, ml-100k, ml-100k-all, ml-1m"):
         load_spec("netflix")
 
 
@@ -253,12 +253,32 @@ def test_a_spec_that_is_no_yaml_or_not_there_is_named(tmp_path: Path) -> None:
         load_spec(str(tmp_path / "none.yaml"))
 
 
+def test_a_spec_may_give_only_what_differs_from_a_known_one(tmp_path: Path) -> None:
+    base, whole = load_spec("ml-100k"), load_spec("ml-100k-all")
+    changes = {"name": "ml-100k-all", "k_core": 0, "digest": whole.digest}
+    assert whole == base.model_copy(update=changes)
+    assert whole.digest != base.digest
+    (tmp_path / "own.yaml").write_text("{extends: ml-100k, name: own, k_core: 10}", "utf-8")
+    own = load_spec(str(tmp_path / "own.yaml"))
+    assert (own.k_core, own.layouts, own.folder) == (10, base.layouts, str(tmp_path / "ml-100k"))
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [("netflix", "extends: 'netflix' is unknown; known: beauty"), ("ml-100k-all", "ml-100k-all extends another")],
+)
+def test_a_spec_extends_a_whole_known_one(tmp_path: Path, base: str, message: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"{{extends: {base}, name: own}}", "utf-8")
+    with pytest.raises(DataError, match=message):
+        load_spec(str(tmp_path / "own.yaml"))
+
+
 def test_every_shipped_spec_loads_under_any_case() -> None:
-    assert known_datasets() == ("beauty", "games", "lastfm", "ml-100k", "ml-1m")
+    assert known_datasets() == ("beauty", "games", "lastfm", "ml-100k", "ml-100k-all", "ml-1m")
     for name in known_datasets():
         spec = load_spec(name.upper())
         assert spec.name == name
-        assert spec.k_core == 5
+        assert spec.k_core == (0 if name == "ml-100k-all" else 5)
     assert load_spec("lastfm").time == "none"  # its "timestamp" is a play count
     assert load_spec("ml-100k").time == "global"
 
