@@ -153,8 +153,10 @@ class SASRec(VectorScorer):
         sequences = dict(sorted(dataset.training_sequences().items()))
         item_ids = sorted({item_id for items in sequences.values() for item_id in items})
         key = {"dataset": dataset.digest, "seed": seed, "settings": cls.settings.model_dump()}
-        kept = kept_fit(models, cls.name, key, lambda: cls._fit(dataset, sequences, item_ids, seed, progress))
-        return cls(item_ids, kept.tensors)
+        # Dropout and a network's first weights draw from torch's global generator: its state is put back afterwards.
+        with torch.random.fork_rng(devices=[]):
+            kept = kept_fit(models, cls.name, key, lambda: cls._fit(dataset, sequences, item_ids, seed, progress))
+            return cls(item_ids, kept.tensors)
 
     @classmethod
     def _fit(
@@ -172,8 +174,7 @@ class SASRec(VectorScorer):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more are slower on a busy machine, and sum in another order
         try:
-            # Dropout draws from torch's global generator: its state is put back afterwards.
-            with torch.random.fork_rng(devices=[]), progress(f"fitting {cls.name}", cls.settings.epochs) as advance:
+            with progress(f"fitting {cls.name}", cls.settings.epochs) as advance:
                 torch.manual_seed(seed)
                 network = SASRecNetwork(len(item_ids), cls.settings)
                 return fit_epochs(

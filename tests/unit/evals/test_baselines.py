@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from promptailor.evals.baselines.base import ItemScorer, Method
-from promptailor.evals.baselines.bpr import BPR
 from promptailor.evals.baselines.itemknn import ItemKNN
 from promptailor.evals.baselines.order import Identity, Random
 from promptailor.evals.baselines.popularity import Popularity
@@ -87,20 +86,3 @@ def test_itemknn_by_hand() -> None:
     assert knn.scores(ask("d", history="ae")) == pytest.approx([1 / math.sqrt(6) + 1 / math.sqrt(2)])
     assert ranked(knn, ask("abcd")) == "abcd"  # an empty history knows nothing
     assert ranked(knn, ask("dc", history="xb")) == "cd"  # unknown items of the history are passed over
-
-
-def test_bpr_tells_groups_apart_and_is_repeatable() -> None:
-    rng = np.random.default_rng(0)
-    groups = [[f"l{n}" for n in range(20)], [f"r{n}" for n in range(20)]]
-    sequences = {f"u{n}": tuple(rng.choice(groups[n % 2], size=12, replace=False)) for n in range(60)}
-    first, second = (BPR(sequences, seed=0, factors=8, iterations=60) for _ in range(2))
-    wins = 0
-    for n, (user, sequence) in enumerate(sequences.items()):
-        own = next(i for i in groups[n % 2] if i not in sequence)
-        asked = ask((groups[1 - n % 2][0], "unknown", own), user_id=user)
-        assert list(first.scores(asked)) == list(second.scores(asked))
-        (answer,) = first.rank([asked])
-        assert answer.ranking[-1] == "unknown"
-        wins += answer.ranking[0] == own
-    assert wins >= 55
-    assert ranked(first, ask("ab", user_id="stranger")) == "ab"
