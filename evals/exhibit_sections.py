@@ -490,7 +490,7 @@ def _cases(exhibit: Exhibit, sources: Sources) -> _Made:
         cases=tuple(found),
         notes=(
             "Of the users whose two prompts differ in one pattern alone, the one that it helped most is shown, ties by"
-            " a digest; the counts say how many users the same kind of change helped and hurt. First seed.",
+            " a digest; the counts say how often the same kind of change helped and hurt. First seed.",
         ),
     )
 

@@ -67,7 +67,8 @@ def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> 
         for row, of_row in zip(exhibit.rows, zip(*cells, strict=True), strict=True)
     ]
     return Table(
-        caption="Mean over users and its 95 % interval; ± is the standard deviation over seeds, where there are several"
+        caption=("The numbers: mean" if folded else "Mean")
+        + " over users and its 95 % interval; ± is the standard deviation over seeds, where there are several"
         + ("; then what the paper prints" if any(cell.printed for line in lines for cell in line.cells) else ""),
         corner="",
         head=tuple(measure_name(measure) for _, measure in columns),
@@ -117,7 +118,10 @@ def missing_table(exhibit: Exhibit) -> tuple[Table, ...]:
     lines = [
         Line(
             label=label_of(row),
-            cells=(Cell(text=dataset), Cell(text=row.commands.get(dataset) or " && ".join(exhibit.commands))),
+            cells=(
+                Cell(text=dataset),
+                Cell(text=row.commands.get(dataset) or " && ".join(exhibit.commands), code=True),
+            ),
         )
         for dataset in datasets_of(exhibit)
         for row in exhibit.rows
@@ -188,7 +192,8 @@ def made_by(exhibit: Exhibit, runs: Runs) -> tuple[Table, ...]:
             corner="run",
             head=("model", "seed", "commit", "command"),
             lines=tuple(
-                Line(label=folder, cells=tuple(Cell(text=text) for text in facts)) for folder, facts in named.items()
+                Line(label=folder, cells=(*(Cell(text=text) for text in facts), Cell(text=command, code=True)))
+                for folder, (*facts, command) in named.items()
             ),
             folded=True,
         ),

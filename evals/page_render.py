@@ -84,9 +84,9 @@ def _moves(dataset: str, moves: Moves) -> Iterator[str]:
 
 
 def counted(moves: Moves) -> str:
-    """Say for how many users a kind of change helped, hurt and did nothing."""
+    """Say how often a kind of change helped, hurt and did nothing."""
     return (
-        f"The relevant item rose for {moves.n_better} users, fell for {moves.n_worse} and stayed for {moves.n_same}."
+        f"The relevant item rose in {moves.n_better} rankings, fell in {moves.n_worse} and stayed in {moves.n_same}."
         + ("" if moves.case else " There is no success to show.")
     )
 

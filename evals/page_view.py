@@ -43,6 +43,8 @@ class Cell:
     """Standard deviation over seeds, where there are several."""
     printed: str = ""
     """What the paper says; empty where it says nothing."""
+    code: bool = False
+    """Whether it is a command: long, and to be copied."""
     best: bool = False
     missing: bool = False
 

@@ -347,7 +347,7 @@ def test_figures_are_drawn_for_every_kind(written: Path, view: PageView) -> None
 
 def test_success_and_failure_of_a_change_stand_side_by_side(written: Path) -> None:
     html = (written / "results.html").read_text("utf-8")
-    assert re.search(r"The relevant item rose for \d+ users, fell for \d+ and stayed for \d+\.", html)
+    assert re.search(r"The relevant item rose in \d+ rankings, fell in \d+ and stayed in \d+\.", html)
     assert "<mark>" in html
 
 
