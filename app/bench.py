@@ -25,7 +25,6 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.connect import connect
 from promptailor.app.backends.local.bare import bare_generate
 from promptailor.app.backends.local.chat import LocalChat
-from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.job import TrainConfig
 from promptailor.app.loopback import slow_server
@@ -53,6 +52,7 @@ RANKED_USERS = 300
 HTTP_CALLS = 1_000
 HTTP_CONCURRENCY = 64
 HTTP_LATENCY_S = 0.05
+HTTP_REPEATS = 3
 
 
 class Row(BaseModel):
@@ -215,25 +215,33 @@ def _readouts(dataset: str, model: str) -> list[Row]:
 
 
 def _concurrency() -> list[Row]:
-    """How near many requests at once come to the time that the server's latency allows; empty without the client."""
+    """How near many requests at once come to the time that the server's latency allows; empty without the client.
+
+    What the client computes for one request is the part of it that can be told on a busy machine. The budget is the
+    time in which, at this latency, the next of the answers in flight arrives: a slower client keeps them waiting.
+    """
     if find_spec("langchain_openai") is None:
         return []
     ideal = -(-HTTP_CALLS // HTTP_CONCURRENCY) * HTTP_LATENCY_S
     with slow_server(HTTP_LATENCY_S) as url:
         spec = f"openai:m?base_url={url}&concurrency={HTTP_CONCURRENCY}"
-        port = connect(spec, settings=Settings(), store=ResponseStore(), budget=Budget())
-        seconds = asyncio.run(_ask(port))
-    return [Row.at_most("http_ratio", seconds / ideal, f"of {ideal:g} s", 1.25)]
+        runs = [asyncio.run(_ask(spec)) for _ in range(HTTP_REPEATS)]
+    wall, cpu = (min(seconds) for seconds in zip(*runs, strict=True))
+    return [
+        Row.at_most("http_ratio", wall / ideal, f"of {ideal:g} s wall", 1.25),
+        Row.at_most("http_cpu_ms", 1_000 * cpu / HTTP_CALLS, "ms CPU", 1_000 * HTTP_LATENCY_S / HTTP_CONCURRENCY),
+    ]
 
 
-async def _ask(port: ModelPort) -> float:
-    """Return the wall-clock seconds of all calls, after some that open the connections."""
+async def _ask(spec: str) -> tuple[float, float]:
+    """Return the wall-clock and the CPU seconds of all calls, after some that open the connections."""
+    port = connect(spec, settings=Settings(), store=ResponseStore(), budget=Budget())
     numbers = range(HTTP_CONCURRENCY + HTTP_CALLS)
     calls = [ModelCall(messages=(Message(role="user", content=str(n)),), split="test") for n in numbers]
     await asyncio.gather(*map(port.acomplete, calls[:HTTP_CONCURRENCY]))
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     await asyncio.gather(*map(port.acomplete, calls[HTTP_CONCURRENCY:]))
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - worked
 
 
 def _timed(run: Callable[[], object]) -> float:
