@@ -51,7 +51,7 @@ def train_on_rewards(job: Job, progress: Progress) -> TrainSummary:
         "trust": dict(zip(READ_PATTERNS, fitted.trust.tolist(), strict=True)),
     }
     write_text(job.folder.path / REWARD_MODEL, json.dumps(about, indent=2) + "\n")
-    train = _train_one_shot if job.config.policy in ONE_SHOT else _train_rpp
+    train = _train_one_shot if job.config.policy in ONE_SHOT else _train_stepwise
     return train(job, model, progress)
 
 
@@ -62,7 +62,7 @@ def _train_one_shot(job: Job, model: RewardModel, progress: Progress) -> TrainSu
     return job.finish(stopped, 1, None, evaluator.trials, Spending())
 
 
-def _train_rpp(job: Job, model: RewardModel, progress: Progress) -> TrainSummary:
+def _train_stepwise(job: Job, model: RewardModel, progress: Progress) -> TrainSummary:
     from promptailor.policies.a2c import A2C  # noqa: PLC0415 - imports torch
     from promptailor.policies.actor_critic import ReinforcedPolicy  # noqa: PLC0415 - imports torch
 

@@ -118,7 +118,7 @@ def play(
         while inputs.step < until_step:
             vector = policy.observe(inputs)
             key = (seed, user_id, inputs.step)
-            choices = {p: policy.act(p, vector, key=(*key, p), explore=True) for p in policy.agents}
+            choices = {p: policy.act(p, vector, key=key, explore=True) for p in policy.agents}
             spec = prompt_of_actions(
                 model.catalogue,
                 {pattern: choice.action for pattern, choice in choices.items()},
