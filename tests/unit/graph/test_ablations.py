@@ -42,7 +42,8 @@ def steps_of(resources: Resources, case: EvalCase, patterns: tuple[PatternName, 
 def test_a_pattern_alone_leaves_the_others_as_in_the_manual_prompt(
     pattern: PatternName, resources: Resources, cases: Sequence[EvalCase]
 ) -> None:
-    manual, seen = resources.catalogue.manual_prompt, set()
+    manual = resources.catalogue.manual_prompt
+    seen: set[int | None] = set()
     for case in cases[:6]:
         for step in steps_of(resources, case, (pattern,)):
             expected: dict[str, int | None] = {p: getattr(manual, p) for p in SENTENCE_PATTERNS}
