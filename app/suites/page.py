@@ -62,6 +62,12 @@ def write_suite_page(suite: Suite, runs: Path, out: Path) -> PageSummary:
             command=f"promptailor report --suite {suite.name} --runs {runs} --out {out}",
             commit=current_commit(),
             seconds=seconds,
+            training_seconds={
+                str(runs / name / made): entry.seconds
+                for name, ledger in ledgers.items()
+                for made, entry in ledger.entries.items()
+                if entry.group is None
+            },
         ),
     )
     read = {run.folder for e in exhibits for row in e.rows for found in row.runs.values() for run in found}
@@ -119,7 +125,12 @@ def make_exhibit(suite: Suite, group: Group, spec: ExhibitSpec, runs: Path, ledg
         x_label=group.sweep.name if group.sweep else "",
         datasets=tuple(datasets),
         rows=tuple(shown),
-        compare=spec.compare,
+        compare=tuple(
+            (_label(group, a, point), _label(group, b, point))
+            for point in group.points
+            for a, b in spec.compare
+            if {a, b} <= {row.label for row in group.rows_at(point)}
+        ),
         differs=spec.differs,
         commands=tuple(
             dict.fromkeys(e.command for name in datasets for e in _entries(group, ledgers[name]) if e.command)
@@ -130,13 +141,8 @@ def make_exhibit(suite: Suite, group: Group, spec: ExhibitSpec, runs: Path, ledg
 def _row(
     group: Group, row: SuiteRow, point: Value | None, runs: Path, ledgers: Mapping[str, Ledger], suite: str
 ) -> Row:
-    label = row.label
-    if group.models:
-        label = f"{label} ({group.models[str(point)]})"
-    elif group.sweep:
-        label = f"{label}, {group.sweep.name} {point}"
     return Row(
-        label=label,
+        label=_label(group, row.label, point),
         runs={name: found for name, ledger in ledgers.items() if (found := _runs(group, row, point, runs, ledger))},
         series=row.label if group.sweep else None,
         x=point if group.sweep else None,
@@ -145,6 +151,12 @@ def _row(
             for name in ledgers
         },
     )
+
+
+def _label(group: Group, label: str, point: Value | None) -> str:
+    if group.models:
+        return f"{label} ({group.models[str(point)]})"
+    return f"{label}, {group.sweep.name} {point}" if group.sweep else label
 
 
 def _runs(group: Group, row: SuiteRow, point: Value | None, runs: Path, ledger: Ledger) -> tuple[RunMethod, ...]:

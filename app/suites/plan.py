@@ -11,9 +11,16 @@ from urllib.parse import urlencode
 
 from promptailor.app.evaluation import EvaluateConfig
 from promptailor.app.job import TrainConfig
+from promptailor.app.methods import MethodSpec
+from promptailor.app.searches import searching_policy
 from promptailor.app.suites.suite import Group, Sizes, Suite, SuiteRow, Value
+from promptailor.app.trainers import PPO, reinforced_settings
+from promptailor.evals.baselines.registry import CLASSIC
 from promptailor.evals.protocol import UserSplit
+from promptailor.policies.best_of_k import BestOfK
+from promptailor.policies.grips import Grips
 from promptailor.prompts.errors import InputError
+from promptailor.prompts.patterns import load_catalogue
 
 TRAININGS = "train"
 """Folder of a data set's trainings, beside those of its groups."""
@@ -72,6 +79,21 @@ class PlannedRow:
     """As `evaluate --methods` takes it, with the folder of its training."""
     training: Training | None
 
+    @property
+    def calls_per_user(self) -> int:
+        """Rankings that a model is asked for, at most: searches end early, and a policy may serve fewer steps."""
+        spec = MethodSpec.parse(self.method)
+        if spec.name in CLASSIC:
+            return 0
+        copies = int(spec.serving.get("permutations", self.training.config.permutations if self.training else 1))
+        if spec.per_request:
+            match searching_policy(spec.name, load_catalogue(), spec.serving):
+                case BestOfK(config=best_of_k):
+                    return best_of_k.k * best_of_k.cases + copies
+                case Grips(config=grips):
+                    return (1 + grips.rounds * grips.candidates) * grips.cases + copies
+        return copies * int(spec.serving.get("n_steps", _most_steps(self.training)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -109,9 +131,8 @@ class Plan:
 
 
 def make_plan(run: Run, split: UserSplit) -> Plan:
-    """Plan a suite's runs on a data set with these pools of users."""
-    evaluations: list[Evaluation] = []
-    trainings: dict[str, Training] = {}
+    """Plan a suite's runs on a data set with these pools of users: the first seed of every group, then the second."""
+    evaluations: list[tuple[int, Evaluation]] = []
     skipped: list[str] = []
     for group in run.suite.chosen(run.only):
         if group.datasets and dataset_name(run.dataset) not in group.datasets:
@@ -121,13 +142,19 @@ def make_plan(run: Run, split: UserSplit) -> Plan:
             if group.models and str(point) not in run.models:
                 skipped.append(f"{group.id}, {point}: name a model with --models {point}=provider:model")
                 continue
-            for seed in run.seeds or group.seeds or run.suite.seeds:
+            for turn, seed in enumerate(run.seeds or group.seeds or run.suite.seeds):
                 evaluation, lacking = _evaluation(run, group, point, seed, split)
                 skipped += lacking
                 if evaluation:
-                    evaluations.append(evaluation)
-                    trainings |= {r.training.id: r.training for r in evaluation.rows if r.training}
-    return Plan(run=run, trainings=tuple(trainings.values()), evaluations=tuple(evaluations), skipped=tuple(skipped))
+                    evaluations.append((turn, evaluation))
+    in_turn = [evaluation for _, evaluation in sorted(evaluations, key=lambda pair: pair[0])]
+    trainings = {row.training.id: row.training for e in in_turn for row in e.rows if row.training}
+    return Plan(
+        run=run,
+        trainings=tuple(trainings.values()),
+        evaluations=tuple(in_turn),
+        skipped=tuple(dict.fromkeys(skipped)),
+    )
 
 
 def parse_models(text: str | None) -> dict[str, str]:
@@ -166,6 +193,11 @@ def settings_digest(config: TrainConfig | EvaluateConfig) -> str:
     """Digest what differs from the defaults, so that a setting that is new and not used changes nothing."""
     text = config.model_dump_json(exclude_defaults=True, exclude={"budget"})
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _most_steps(training: Training | None) -> int:
+    stepwise = training is not None and training.config.policy in ("rpp", "rpp+", *PPO)
+    return reinforced_settings(training.config)[1].n_steps if training and stepwise else 1
 
 
 def _evaluation(

@@ -95,8 +95,8 @@ class PlanSummary(BaseModel):
     skipped: tuple[str, ...]
     training_calls: int
     """Model answers that the missing trainings take at most; equal prompts are asked once."""
-    evaluated_users: int
-    """Users x rows of the missing evaluations: model answers, but for rows with several steps or without a model."""
+    evaluation_calls: int
+    """The same of the missing evaluations, their controls left out."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """List it."""
@@ -104,7 +104,7 @@ class PlanSummary(BaseModel):
         yield from (f"evaluate  {line}" for line in self.evaluations)
         yield from (f"not here  {line}" for line in self.skipped)
         yield f"{len(self.trainings)} to train, {len(self.evaluations)} to evaluate, {self.kept} there; {self.folder}"
-        yield f"at most {self.training_calls:,} calls to train, {self.evaluated_users:,} users x rows to evaluate"
+        yield f"at most {self.training_calls:,} calls to train, {self.evaluation_calls:,} calls to evaluate"
 
 
 def run_suite(run: Run, *, budget: str | None = None) -> AblateSummary:
@@ -145,7 +145,7 @@ def describe(run: Run) -> PlanSummary:
         kept=len(plan.trainings) + len(plan.evaluations) - len(trainings) - len(evaluations),
         skipped=plan.skipped,
         training_calls=sum(t.config.calls for t in trainings),
-        evaluated_users=sum(int(e.config.users) * len(e.rows) for e in evaluations),
+        evaluation_calls=sum(int(e.config.users) * row.calls_per_user for e in evaluations for row in e.rows),
     )
 
 

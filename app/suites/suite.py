@@ -16,12 +16,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from promptailor.app.evaluation import EvaluateConfig
 from promptailor.app.job import TrainConfig
 from promptailor.app.methods import LEARNED, MethodSpec, parse_methods
-from promptailor.app.trainers import TRAINERS
+from promptailor.app.searches import search_settings, searching_policy
+from promptailor.app.trainers import TRAINERS, check_policy
 from promptailor.evals.exhibits import ExhibitKind
 from promptailor.evals.metrics import PRIMARY, chance
 from promptailor.graph.context import Context
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError, SpecError
+from promptailor.prompts.patterns import load_catalogue
 
 Value = bool | int | float | str
 """A setting's value."""
@@ -109,7 +111,11 @@ class SuiteRow(Model):
             raise ValueError(f"method {spec.name!r} is not trained; there are {', '.join(TRAINERS)}")
         try:
             parse_methods(self.method if self.train is None else f"{spec.label}=folder")
-            Context.model_validate({"policy": "manual", **spec.serving})
+            own = {}
+            if spec.per_request:
+                searching_policy(spec.name, load_catalogue(), spec.serving)
+                own = search_settings(spec.name, spec.serving)
+            Context.model_validate({name: value for name, value in spec.serving.items() if name not in own})
         except SpecError as error:
             raise ValueError(str(error).removeprefix("--methods ")) from None
         except ValidationError as error:
@@ -167,8 +173,10 @@ class Group(Model):
             if twice := sorted({name for name in seen if seen.count(name) > 1}):
                 raise ValueError(f"group {self.id}: two rows have the {what} {twice[0]!r}; write NAME@VARIANT")
         for exhibit in self.exhibits:
-            if unknown := [row for row in (*exhibit.rows, *sum(exhibit.compare, ())) if row not in labels]:
+            if unknown := [row for row in exhibit.rows if row not in labels]:
                 raise ValueError(f"group {self.id}, {exhibit.id}: {unknown[0]!r} is no row of the group")
+            if unknown := [row for row in sum(exhibit.compare, ()) if row not in (exhibit.rows or labels)]:
+                raise ValueError(f"group {self.id}, {exhibit.id}: compare: {unknown[0]!r} is no row of it")
         if self.sweep and self.models:
             raise ValueError(f"group {self.id}: has a sweep and models; make two groups")
         for row in self.rows:
@@ -202,9 +210,12 @@ class Group(Model):
                 if row.train is None:
                     continue
                 try:
-                    TrainConfig(**{"policy": row.spec.name, **_ANY, **row.train, **self.swept("train", point)})
-                except ValidationError as error:
-                    raise ValueError(f"group {self.id}, {row.label}: train: {_first(error)}") from None
+                    check_policy(
+                        TrainConfig(**{"policy": row.spec.name, **_ANY, **row.train, **self.swept("train", point)})
+                    )
+                except (ValidationError, SpecError) as error:
+                    reason = _first(error) if isinstance(error, ValidationError) else str(error)
+                    raise ValueError(f"group {self.id}, {row.label}: train: {reason}") from None
 
 
 class Suite(Model):
