@@ -18,6 +18,7 @@ from promptailor.evals.exhibits import Exhibit
 from promptailor.evals.page_view import Cell, Finding, Line, PageView, Section, Table
 from promptailor.evals.published_figures import Published, load_published
 from promptailor.evals.records import write_text
+from promptailor.evals.sheets import Sheet
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import MissingExtraError
 from promptailor.prompts.patterns import load_catalogue
@@ -32,24 +33,6 @@ class DatasetSize(Model):
     n_interactions: int
 
 
-class Sheet(Model):
-    """A table that another command made, such as one of times and memory; shown as it is."""
-
-    id: str
-    title: str
-    about: str = ""
-    head: tuple[str, ...] = Field(min_length=1)
-    rows: tuple[tuple[str, ...], ...]
-    """As many cells as `head` each."""
-    commands: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _rectangular(self) -> Sheet:
-        if any(len(row) != len(self.head) for row in self.rows):
-            raise ValueError(f"sheet {self.id!r}: every row needs {len(self.head)} cells, as its head has")
-        return self
-
-
 class Page(Model):
     """What a results page is about; the figures are in the folders that the exhibits name."""
 
@@ -58,7 +41,7 @@ class Page(Model):
     """One paragraph on top."""
     exhibits: tuple[Exhibit, ...] = Field(min_length=1)
     sheets: tuple[Sheet, ...] = ()
-    """Shown after the exhibits."""
+    """What other commands measured; shown after the exhibits."""
     datasets: tuple[DatasetSize, ...] = ()
     """Sizes of the data sets, for Table 1; empty leaves the table out."""
     published: str = "rpp"
@@ -201,5 +184,5 @@ def _sizes(page: Page, published: Published) -> Section:
 
 def _sheet(sheet: Sheet) -> Section:
     lines = tuple(Line(label=row[0], cells=tuple(Cell(text=text) for text in row[1:])) for row in sheet.rows)
-    table = Table(caption=sheet.about, corner=sheet.head[0], head=sheet.head[1:], lines=lines)
-    return Section(id=sheet.id, title=sheet.title, tables=(table,), commands=sheet.commands)
+    table = Table(caption="", corner=sheet.head[0], head=sheet.head[1:], lines=lines)
+    return Section(id=sheet.id, title=sheet.title, tables=(table,))

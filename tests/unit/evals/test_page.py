@@ -14,10 +14,11 @@ import pytest
 from promptailor.evals.baselines.base import Method, RankedUser
 from promptailor.evals.baselines.order import Identity
 from promptailor.evals.exhibits import Exhibit, ExhibitKind, Row, RunMethod
-from promptailor.evals.page import DatasetSize, Page, Sheet, view_page, write_page
+from promptailor.evals.page import DatasetSize, Page, view_page, write_page
 from promptailor.evals.page_view import PageView, Section, Table
 from promptailor.evals.report import CurvePoint, Environment, RunInfo
 from promptailor.evals.runner import evaluate
+from promptailor.evals.sheets import Sheet
 from promptailor.evals.types import EvalCase
 from promptailor.policies.draws import uniform
 from promptailor.prompts.domain import Item, RankRequest
