@@ -191,7 +191,7 @@ def bpr_epochs(
         for start in range(0, n_edges, batch_size):
             users, positives = edges[:, order[start : start + batch_size]]
             negatives = _negatives(users, known, model.n_items, rng)
-            loss = _bpr_loss(model, *map(torch.from_numpy, (users, positives, negatives)), l2_penalty)
+            loss = _bpr_loss(model, *map(torch.from_numpy, (users, positives, negatives)), l2_penalty=l2_penalty)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -199,7 +199,7 @@ def bpr_epochs(
         yield sum(losses) / len(losses)
 
 
-def _bpr_loss(model: LightGCN, users: Tensor, positives: Tensor, negatives: Tensor, l2_penalty: float) -> Tensor:
+def _bpr_loss(model: LightGCN, users: Tensor, positives: Tensor, negatives: Tensor, *, l2_penalty: float) -> Tensor:
     """BPR on propagated vectors, and the L2 penalty on the batch's own ones, as in the paper."""
     user_vectors, item_vectors = model()
     margins = (user_vectors[users] * (item_vectors[positives] - item_vectors[negatives])).sum(dim=1)

@@ -108,4 +108,5 @@ class VectorScorer(ItemScorer):
         if (query := self.query(request)) is not None:
             # Not a matrix product: that may round a row differently in another place.
             scores[rows >= 0] = (self._vectors[rows[rows >= 0]] * query).sum(axis=1)
-        return scores.tolist()
+        products: list[float] = scores.tolist()
+        return products

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from promptailor.evals.baselines.base import VectorScorer
 from promptailor.evals.baselines.fitting import (
@@ -46,6 +47,7 @@ class PairwiseScorer(VectorScorer):
     Test users are in training with all but their last two items: their vectors are learned, never folded in.
     """
 
+    name: str
     settings: ClassVar[PairwiseSettings]
 
     def __init__(self, user_ids: Sequence[str], item_ids: Sequence[str], tensors: Tensors) -> None:
@@ -77,7 +79,7 @@ class PairwiseScorer(VectorScorer):
         # By user id: the order of a data set's users is no part of its digest.
         sequences = {user: items for user, items in sorted(dataset.training_sequences().items()) if items}
         item_ids = sorted({item_id for items in sequences.values() for item_id in items})
-        key = {"dataset": dataset.digest, "seed": seed, "settings": cls.settings.model_dump()}
+        key: dict[str, JsonValue] = {"dataset": dataset.digest, "seed": seed, "settings": cls.settings.model_dump()}
         kept = kept_fit(models, cls.name, key, lambda: cls._fit(dataset, sequences, seed, progress))
         return cls(list(sequences), item_ids, kept.tensors)
 

@@ -20,6 +20,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,7 +153,7 @@ class SASRec(VectorScorer):
         """
         sequences = dict(sorted(dataset.training_sequences().items()))
         item_ids = sorted({item_id for items in sequences.values() for item_id in items})
-        key = {"dataset": dataset.digest, "seed": seed, "settings": cls.settings.model_dump()}
+        key: dict[str, JsonValue] = {"dataset": dataset.digest, "seed": seed, "settings": cls.settings.model_dump()}
         # Dropout and a network's first weights draw from torch's global generator: its state is put back afterwards.
         with torch.random.fork_rng(devices=[]):
             kept = kept_fit(models, cls.name, key, lambda: cls._fit(dataset, sequences, item_ids, seed, progress))

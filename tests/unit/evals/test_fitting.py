@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import JsonValue
 
 from promptailor.evals.baselines.base import Method, RankedUser
 from promptailor.evals.baselines.fitting import (
@@ -26,7 +27,7 @@ from promptailor.evals.types import EvalCase
 from promptailor.prompts.domain import RankRequest
 from promptailor.prompts.errors import CheckpointError
 
-KEY = {"dataset": "d", "seed": 0}
+KEY: dict[str, JsonValue] = {"dataset": "d", "seed": 0}
 
 
 class Knows:
@@ -124,7 +125,7 @@ class Counted:
 
 def same(first: Fit, second: Fit) -> bool:
     return first.log == second.log and all(
-        np.array_equal(first.tensors[name], second.tensors[name]) for name in first.tensors | second.tensors
+        np.array_equal(first.tensors[name], second.tensors[name]) for name in {**first.tensors, **second.tensors}
     )
 
 

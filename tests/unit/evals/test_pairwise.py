@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class QuickLightGCN(LightGCNRanker):
 both = pytest.mark.parametrize("kind", [QuickBPR, QuickLightGCN], ids=lambda kind: kind.name)
 
 
-def dataset_of(sequences: dict[str, Sequence[str]], item_ids: Sequence[str]) -> Dataset:
+def dataset_of(sequences: Mapping[str, Sequence[str]], item_ids: Sequence[str]) -> Dataset:
     return Dataset(
         spec=DatasetSpec(name="made-up", domain="neutral", time="order"),
         items={i: Item(item_id=i, title=f"Title of {i}") for i in item_ids},
@@ -134,7 +134,7 @@ def test_a_kept_model_is_the_fitted_one_and_seeds_differ(
 
 
 def test_the_order_in_which_users_were_read_does_not_matter(data: Dataset, tmp_path: Path) -> None:
-    backwards = dataset_of(dict(reversed(data.sequences.items())), [*data.items])
+    backwards = dataset_of(dict(reversed([*data.sequences.items()])), [*data.items])
     assert backwards.digest == data.digest
     asked = ask(data, "u5", [*data.items])
     scores = [QuickBPR.fit(d, seed=0, models=tmp_path / str(n)).scores(asked) for n, d in enumerate((data, backwards))]

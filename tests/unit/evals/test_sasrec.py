@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ class Sampled(SASRec):
     settings = SMALL.model_copy(update={"n_negatives": 12})
 
 
-def dataset_of(sequences: dict[str, Sequence[int]]) -> Dataset:
+def dataset_of(sequences: Mapping[str, Sequence[int]]) -> Dataset:
     return Dataset(
         spec=DatasetSpec(name="made-up", domain="neutral", time="order"),
         items={str(n): Item(item_id=str(n), title=f"Title {n}") for n in range(N_ITEMS)},
