@@ -105,7 +105,7 @@ def _impossible(exhibit: Exhibit, published: Published) -> Iterator[str]:
 
 
 def _table(exhibit: Exhibit, sources: Sources) -> _Made:
-    return _Made(tables=(value_table(exhibit, sources),))
+    return _Made(tables=value_table(exhibit, sources))
 
 
 def _bars(exhibit: Exhibit, sources: Sources) -> _Made:
@@ -129,7 +129,7 @@ def _bars(exhibit: Exhibit, sources: Sources) -> _Made:
                     draw=partial(plots.bars, drawn, measure_name(measure), name=f"{exhibit.id}-{measure}"),
                 )
             )
-    return _Made(tables=(value_table(exhibit, sources, folded=True),), figures=tuple(figures))
+    return _Made(tables=value_table(exhibit, sources, folded=True), figures=tuple(figures))
 
 
 def _curve(exhibit: Exhibit, sources: Sources) -> _Made:
@@ -156,7 +156,7 @@ def _curve(exhibit: Exhibit, sources: Sources) -> _Made:
                     ),
                 )
             )
-    return _Made(tables=(value_table(exhibit, sources, folded=True),), figures=tuple(figures))
+    return _Made(tables=value_table(exhibit, sources, folded=True), figures=tuple(figures))
 
 
 def _cost(exhibit: Exhibit, sources: Sources) -> _Made:
@@ -171,7 +171,7 @@ def _cost(exhibit: Exhibit, sources: Sources) -> _Made:
         draw=partial(plots.cost, panels, PRIMARY, name=exhibit.id),
     )
     shown = exhibit.model_copy(update={"measures": (PRIMARY, "calls", "seconds")})
-    return _Made(tables=(value_table(shown, sources, folded=True),), figures=(figure,) if panels else ())
+    return _Made(tables=value_table(shown, sources, folded=True), figures=(figure,) if panels else ())
 
 
 # --- what runs say of themselves -------------------------------------------------------------------------------------

@@ -57,16 +57,18 @@ def estimate_cell(value: Estimate) -> Cell:
     return cell_of(MeasuredFigure(means=(value.mean,), interval=value), PRIMARY)
 
 
-def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> Table:
-    """Lay out rows x (data set x measure), as the paper does."""
+def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> tuple[Table, ...]:
+    """Lay out rows x (data set x measure), as the paper does; without data sets there is no table."""
     datasets = datasets_of(exhibit)
+    if not datasets:
+        return ()
     columns = [(dataset, measure) for dataset in datasets for measure in exhibit.measures]
     cells = [_column(exhibit, dataset, measure, sources) for dataset, measure in columns]
     lines = [
         Line(label=label_of(row), upper_bound=row.upper_bound, cells=of_row)
         for row, of_row in zip(exhibit.rows, zip(*cells, strict=True), strict=True)
     ]
-    return Table(
+    table = Table(
         caption=("The numbers: mean" if folded else "Mean")
         + " over users and its 95 % interval; ± is the standard deviation over seeds, where there are several"
         + ("; then what the paper prints" if any(cell.printed for line in lines for cell in line.cells) else ""),
@@ -76,6 +78,7 @@ def value_table(exhibit: Exhibit, sources: Sources, *, folded: bool = False) -> 
         lines=tuple(lines),
         folded=folded,
     )
+    return (table,)
 
 
 def _column(exhibit: Exhibit, dataset: str, measure: str, sources: Sources) -> list[Cell]:

@@ -16,7 +16,11 @@ from promptailor.evals.exhibits import Exhibit, Row, RunMethod
 from promptailor.evals.page import Page, write_page
 from promptailor.evals.render import write_report
 from promptailor.evals.report import read_report
+from promptailor.evals.sheets import read_sheet
 from promptailor.prompts.errors import InputError
+
+TABLES = "tables"
+"""Folder of the runs for what other commands measured: `bench --scaling --json > RUNS/tables/scaling.json`."""
 
 
 class PageSummary(BaseModel):
@@ -61,6 +65,7 @@ def write_suite_page(suite: Suite, runs: Path, out: Path) -> PageSummary:
             datasets=tuple(ledger.size for ledger in ledgers.values()),
             command=f"promptailor report --suite {suite.name} --runs {runs} --out {out}",
             commit=current_commit(),
+            sheets=tuple(map(read_sheet, sorted((runs / TABLES).glob("*.json")))),
             seconds=seconds,
             training_seconds={
                 str(runs / name / made): entry.seconds

@@ -259,9 +259,10 @@ def test_sentences_add_up_over_the_seeds(view: PageView) -> None:
     assert sum(n for _, n in roles) == 2 * N_USERS
 
 
-def test_nothing_run_is_said_and_no_error(runs: Path) -> None:
+@pytest.mark.parametrize("datasets", [("games",), ()])
+def test_nothing_run_is_said_and_no_error(datasets: tuple[str, ...]) -> None:
     exhibits = [
-        Exhibit(id=kind, title=kind, kind=kind, datasets=("games",), rows=(Row(label="RPP", runs={}),))
+        Exhibit(id=kind, title=kind, kind=kind, datasets=datasets, rows=(Row(label="RPP", runs={}),))
         for kind in ("table", "curve", *KINDS)
     ]
     made = view_page(Page(title="Empty", exhibits=tuple(exhibits)))
