@@ -42,6 +42,14 @@ BudgetOption = Annotated[
     str | None, typer.Option("--budget", help="Hard cap: calls=N, tokens=N, usd=X, or several with commas.")
 ]
 CandidatesOption = Annotated[int, typer.Option("--candidates", min=2, help="Candidates per user.")]
+CandidatesFromOption = Annotated[
+    str,
+    typer.Option(
+        "--candidates-from",
+        metavar="random|METHOD|FILE",
+        help="Negatives: random, a baseline's best, or a published list's; the target is added.",
+    ),
+]
 PermutationsOption = Annotated[
     int, typer.Option("--permutations", min=1, max=50, help="Shuffled copies of each prompt, fused; each is a call.")
 ]
@@ -85,6 +93,7 @@ def train(
         typer.Option(help="`paper`: RPP as published; `on-policy`: with clipping, GAE and an entropy bonus."),
     ] = "default",
     candidates: CandidatesOption = 10,
+    candidates_from: CandidatesFromOption = "random",
     permutations: PermutationsOption = 1,
     budget: BudgetOption = None,
     calls: Annotated[int, typer.Option("--calls", min=1, help="LLM calls to learn from.")] = 3_000,
@@ -112,6 +121,10 @@ def train(
     pooling: Annotated[
         Literal["gru", "mean"] | None, typer.Option(help="How they read the ranking.", show_default="the preset's")
     ] = None,
+    reward_from: Annotated[
+        Path | None,
+        typer.Option("--reward-from", help="Run whose rewards a model learns, to answer instead of the LLM: no call."),
+    ] = None,
     resume: ResumeOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -121,9 +134,10 @@ def train(
 
     config = TrainConfig(
         policy=policy, dataset=dataset, model=model, refiner=refiner, users=users, seed=seed, preset=preset,
-        n_candidates=candidates, permutations=permutations, budget=budget, calls=calls, catalogue=catalogue,
+        n_candidates=candidates, candidates_from=candidates_from, permutations=permutations, budget=budget,
+        calls=calls, catalogue=catalogue,
         personalise=TrainConfig.parse_patterns(personalise), profile=profile, sentences=sentences, steps=steps,
-        objective=objective, state=state, pooling=pooling,
+        objective=objective, state=state, pooling=pooling, reward_from=reward_from,
     )  # fmt: skip
     summary = run_training_job(config, out, resume=resume)
     _print(summary, json_output)
@@ -141,6 +155,10 @@ def evaluate(
     refiner: RefinerOption = None,
     users: Annotated[str, typer.Option("--users", help="First N test users, or all.")] = "all",
     candidates: CandidatesOption = 10,
+    candidates_from: CandidatesFromOption = "random",
+    retrieve: Annotated[
+        bool, typer.Option("--retrieve", help="Rank what --candidates-from retrieves; a target it missed counts as 0.")
+    ] = False,
     seed: SeedOption = 0,
     out: OutOption = Path("runs/evaluate"),
     budget: BudgetOption = None,
@@ -156,9 +174,44 @@ def evaluate(
 
     config = EvaluateConfig(
         methods=methods, dataset=dataset, model=model, refiner=refiner, users=users, n_candidates=candidates,
-        seed=seed, budget=budget, decompose=decompose, catalogue=catalogue,
+        candidates_from=candidates_from, retrieve=retrieve, seed=seed, budget=budget, decompose=decompose,
+        catalogue=catalogue,
     )  # fmt: skip
     outcome = run_evaluation(config, out, resume=resume)
+    _print(outcome, json_output)
+    if not outcome.complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@app.command("evaluate-ratings")
+def evaluate_ratings(
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="global-mean, user-mean, item-mean, bias, manual, enumeration, bandit; with commas.",
+            show_default="all",
+        ),
+    ] = None,
+    dataset: DatasetOption = "ml-100k",
+    model: ModelOption = "embedded:ml-100k",
+    users: Annotated[int | None, typer.Option(min=1, help="First N test users.", show_default="all")] = None,
+    train_users: Annotated[int, typer.Option("--train-users", min=1, help="Users that searches learn from.")] = 200,
+    calls: Annotated[int, typer.Option("--calls", min=1, help="LLM calls of each search.")] = 3_000,
+    seed: SeedOption = 0,
+    out: OutOption = Path("runs/ratings"),
+    budget: BudgetOption = None,
+    catalogue: CatalogueOption = None,
+    resume: ResumeOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Predict the rating that test users gave their last item, and report RMSE and MAE."""
+    from promptailor.app.rating import METHODS, RatingConfig, run_rating
+
+    config = RatingConfig(
+        methods=METHODS if methods is None else RatingConfig.parse_methods(methods), dataset=dataset, model=model,
+        users=users, train_users=train_users, calls=calls, seed=seed, budget=budget, catalogue=catalogue,
+    )  # fmt: skip
+    outcome = run_rating(config, out, resume=resume)
     _print(outcome, json_output)
     if not outcome.complete:
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -183,7 +236,7 @@ def artefact(
 def rank(
     input_file: Annotated[Path, typer.Option("--input", help="One request per line: .jsonl, or a .parquet table.")],
     output: Annotated[Path, typer.Option("--output", help="One answer per line, in input order.")],
-    policy: Annotated[str, typer.Option("--policy", help="manual, or NAME=FOLDER of a trained policy.")] = "manual",
+    policy: Annotated[str, typer.Option("--policy", help="manual, grips, best-of-k, or NAME=FOLDER.")] = "manual",
     model: ModelOption = "embedded:ml-100k",
     refiner: RefinerOption = None,
     dataset: Annotated[

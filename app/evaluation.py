@@ -26,14 +26,15 @@ from promptailor.app.methods import (
     calls_model,
     load_policies,
     parse_methods,
+    rewrites_sentences,
 )
 from promptailor.app.progress import progress_bar
 from promptailor.app.projection import announce, project_evaluation
 from promptailor.app.settings import Settings
 from promptailor.app.training import run_training_job
-from promptailor.app.wiring import Workspace, open_store
+from promptailor.app.wiring import RANDOM, Workspace, open_store
 from promptailor.evals.baselines.base import Method
-from promptailor.evals.baselines.registry import null_controls
+from promptailor.evals.baselines.registry import CLASSIC, null_controls
 from promptailor.evals.controls import SHUFFLED
 from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve
 from promptailor.evals.runner import evaluate
@@ -58,6 +59,10 @@ class EvaluateConfig(BaseModel):
     refiner: str | None = None
     users: str = "all"
     n_candidates: int = 10
+    candidates_from: str = RANDOM
+    """Where the negatives come from: chance, a baseline's name, or a file of published lists."""
+    retrieve: bool = False
+    """Whether the candidates are what `candidates_from` retrieves, the target among them or not."""
     seed: int = 0
     budget: str | None = None
     decompose: int = 0
@@ -77,6 +82,8 @@ class Evaluation(BaseModel):
     """What was foreseen before the run."""
     cache_hits: int
     """Answers of this process that had been paid for before."""
+    left_out: int = 0
+    """Test users for whom `candidates_from` has too few items."""
     report: EvalReport
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -96,6 +103,10 @@ class Evaluation(BaseModel):
             table.add_row(name, *cells, style="" if name in self.report.methods else "dim")
         yield table
         yield from self.report.verdicts
+        if self.report.recall < 1:
+            yield f"retrieved: {self.report.recall:.1%} of the relevant items; users without theirs count as 0"
+        if self.left_out:
+            yield f"left out: {self.left_out:,} test users without enough candidates in --candidates-from"
         if self.report.incomplete:
             yield f"incomplete: {self.report.incomplete}"
         yield f"spent: {self.spent}; {self.cache_hits:,} answers from the store"
@@ -133,26 +144,31 @@ def run_evaluation(
 
 
 def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: Budget, *, resume: bool) -> Evaluation:
-    specs = parse_methods(config.methods)
+    specs, catalogue = parse_methods(config.methods), load_catalogue(config.catalogue)
     workspace = Workspace(
         settings=Settings(),
         dataset_name=config.dataset,
         model=config.model,
-        refiner=(config.refiner or config.model) if any(s.name == "rpp+" for s in specs) else None,
+        refiner=(config.refiner or config.model) if rewrites_sentences(specs, catalogue) else None,
         seed=config.seed,
-        catalogue=load_catalogue(config.catalogue),
+        candidates_from=config.candidates_from,
+        retrieve=config.retrieve,
+        catalogue=catalogue,
         store=store,
         budget=budget,
     )
     specs = [_searched(spec, config, out, workspace, resume=resume) for spec in specs]
-    cases = workspace.cases(_test_users(workspace, config.users), config.n_candidates, config.seed)
+    covered = [user for user in workspace.split.test if workspace.source is None or workspace.source.covers(user)]
+    chosen = _test_users(covered, config.users)
+    cases = workspace.cases(chosen, config.n_candidates, config.seed)
+    left_out = len(workspace.split.test) - len(covered) + len(chosen) - len(cases)
     policies = load_policies(specs, workspace)
     methods = build_methods(specs, workspace, policies, config.seed)
     personal = [m for kind in PER_USER for m, spec in zip(methods, specs, strict=True) if spec.name == kind]
     projected = _project(workspace, methods, policies, cases, config.decompose if personal else 0, config.seed)
     announce("evaluating", projected, budget)
     info = RunInfo(
-        environment=_environment(config, workspace),
+        environment=_environment(config, workspace, left_out),
         validation_users=workspace.split.validation,
         comparisons=planned_comparisons(specs),
         action_names=action_names(workspace.catalogue),
@@ -181,6 +197,7 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
         spent=store.spending,
         projected=projected,
         cache_hits=store.hits,
+        left_out=left_out,
         report=report,
     )
 
@@ -233,7 +250,8 @@ def planned_comparisons(specs: Sequence[MethodSpec]) -> tuple[tuple[str, str], .
 def action_names(catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     """What each pattern's actions are called in plots."""
     names: dict[str, tuple[str, ...]] = {p: tuple(s.id for s in catalogue.sentences(p)) for p in SENTENCE_PATTERNS}
-    return {**names, "history_records": tuple(f"+{n}" for n in catalogue.history_records.increments)}
+    increments = tuple(f"+{n}" for n in catalogue.history_records.increments)
+    return {**names, "history_records": increments, "user_profile": catalogue.user_profile.ids}
 
 
 def _searched(
@@ -250,6 +268,8 @@ def _searched(
         model=config.model,
         seed=config.seed,
         n_candidates=config.n_candidates,
+        # Published lists have too few training users; those of a retriever get its hard negatives, their target added.
+        candidates_from=config.candidates_from if config.candidates_from in CLASSIC else RANDOM,
         calls=config.search_calls,
         catalogue=config.catalogue,
     )
@@ -261,8 +281,7 @@ def _searched(
     return MethodSpec(name=spec.name, label=spec.label, folder=folder, serving=spec.serving)
 
 
-def _test_users(workspace: Workspace, users: str) -> tuple[str, ...]:
-    test = workspace.split.test
+def _test_users(test: Sequence[str], users: str) -> Sequence[str]:
     if users == "all":
         return test
     if not users.isdigit() or not 0 < int(users) <= len(test):
@@ -275,7 +294,7 @@ def _learning_curves(specs: Sequence[MethodSpec]) -> dict[str, tuple[object, ...
     return {label: read_learning_curve(path) for label, path in logs.items() if path.is_file()}
 
 
-def _environment(config: EvaluateConfig, workspace: Workspace) -> Environment:
+def _environment(config: EvaluateConfig, workspace: Workspace, left_out: int) -> Environment:
     return Environment(
         command=" ".join(["promptailor", *sys.argv[1:]]),
         commit=current_commit(),
@@ -288,6 +307,9 @@ def _environment(config: EvaluateConfig, workspace: Workspace) -> Environment:
         versions={name: found for name in _REPORTED_PACKAGES if (found := _version(name))},
         settings={
             "n_candidates": config.n_candidates,
+            "candidates_from": config.candidates_from,
+            "retrieve": config.retrieve,
+            "users_left_out": left_out,
             "refiner": workspace.refiner,
             "methods": config.methods,
             "decompose": config.decompose,

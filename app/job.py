@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from promptailor.app.backends.budget import Spending
@@ -57,9 +57,9 @@ class TrainConfig(BaseModel):
     pooling: Pooling | None = None
     state: StateKind | None = None
     objective: Objective | None = None
-    steps: int | None = None
+    steps: int | None = Field(None, ge=1, le=50)
     """T, prompts per episode."""
-    sentences: int | None = None
+    sentences: int | None = Field(None, ge=1)
     """Only the first so many sentences of each sentence pattern are actions."""
 
     reward_from: Path | None = None

@@ -15,6 +15,7 @@ from promptailor.app.backends.store import ResponseStore
 from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.job import Job, TrainConfig, TrainSummary
 from promptailor.app.progress import progress_bar
+from promptailor.app.reward_training import train_on_rewards
 from promptailor.app.run_folder import TrainingFolder
 from promptailor.app.settings import Settings
 from promptailor.app.trainers import TRAINERS, check_policy
@@ -53,6 +54,7 @@ def run_training_job(
         model=config.model,
         refiner=(config.refiner or config.model) if refines else None,
         seed=config.seed,
+        candidates_from=config.candidates_from,
         catalogue=load_catalogue(config.catalogue),
         store=store,
         budget=budget or Budget.parse(config.budget, used=store.spending),
@@ -77,7 +79,7 @@ def run_training_job(
     )
     try:
         with stop_on_interrupt(workspace.budget), progress_bar(f"training {config.policy}", config.calls) as progress:
-            return TRAINERS[config.policy](job, progress)
+            return (train_on_rewards if config.reward_from else TRAINERS[config.policy])(job, progress)
     except InputError:
         if not store.requests:
             job.folder.withdraw()

@@ -14,9 +14,13 @@ from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.replay import REPLAY
 from promptailor.app.backends.store import STORE_FILE, ResponseStore
 from promptailor.app.encoder import SentenceEncoder
+from promptailor.app.progress import progress_bar
 from promptailor.app.run_folder import EMBEDDINGS, POLICY
 from promptailor.app.settings import Settings
-from promptailor.evals.baselines.registry import BaselineInputs
+from promptailor.evals.baselines.base import ItemScorer
+from promptailor.evals.baselines.order import Identity
+from promptailor.evals.baselines.registry import CLASSIC, BaselineInputs
+from promptailor.evals.candidates import CandidateSource, PublishedLists, Retriever
 from promptailor.evals.datasets import Dataset, is_present, known_datasets, load_dataset, load_spec
 from promptailor.evals.planted import PlantedWorld, planted_world
 from promptailor.evals.protocol import UserSplit, make_cases, split_users
@@ -32,6 +36,8 @@ from promptailor.prompts.errors import CheckpointError, DataError, SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
 PLANTED = "planted"
+RANDOM = "random"
+"""`candidates_from`: negatives are drawn among the items that the user never touched."""
 PLANTED_USERS = 1_400
 """Users of a planted data set: 200 to train on, 500 new ones to test on, and some to validate."""
 
@@ -47,6 +53,10 @@ class Workspace:
     """The recommender's spec; None where no method calls an LLM."""
     refiner: str | None = None
     seed: int = 0
+    candidates_from: str = RANDOM
+    """Where negatives come from: chance, a baseline's name, or a file of published lists."""
+    retrieve: bool = False
+    """Whether candidates are what `candidates_from` retrieves, the target among them or not."""
     catalogue: Catalogue = field(default_factory=load_catalogue)
     store: ResponseStore = field(default_factory=ResponseStore)
     budget: Budget = field(default_factory=Budget)
@@ -134,6 +144,7 @@ class Workspace:
             encoder=self.encoder,
             models=self.settings.home / "baselines",
             others=self._other_datasets,
+            progress=progress_bar,
         )
 
     def _other_datasets(self) -> list[Dataset]:
@@ -144,6 +155,23 @@ class Workspace:
             if name != self.dataset.name and is_present(spec, self.settings.data_dir):
                 others.append(load_dataset(spec, self.settings.data_dir))
         return others
+
+    @cached_property
+    def source(self) -> CandidateSource | None:
+        """Where candidates come from; None for random negatives."""
+        name = self.candidates_from
+        if name == RANDOM:
+            if self.retrieve:
+                raise SpecError("--retrieve: name a retriever, such as --candidates-from bm25")
+            return None
+        if name in CLASSIC:
+            scorer = CLASSIC[name](self.baseline_inputs)
+            if isinstance(scorer, ItemScorer) and not isinstance(scorer, Identity):
+                return Retriever(scorer, self.dataset)
+        elif Path(name).is_file():
+            return PublishedLists(Path(name), self.dataset)
+        known = ", ".join(known for known in CLASSIC if known != Identity.name)
+        raise SpecError(f"--candidates-from {name}: no such file or retriever; retrievers are {known}")
 
     def port(self, spec: str) -> ModelPort:
         """Put the model that a string names behind cache and budget."""
@@ -183,8 +211,25 @@ class Workspace:
         return build_rank_graph(self.resources(policies), training=training)
 
     def cases(self, user_ids: Sequence[str], n_candidates: int, seed: int) -> tuple[EvalCase, ...]:
-        """Return the users' cases, scored on their last item."""
-        return make_cases(self.dataset, user_ids, n_candidates=n_candidates, seed=seed)
+        """Return the users' cases, scored on their last item, without users for whom `source` has too few items.
+
+        Raises:
+            DataError: that is every user.
+        """
+        cases = make_cases(
+            self.dataset,
+            user_ids,
+            n_candidates=n_candidates,
+            seed=seed,
+            source=self.source,
+            retrieve=self.retrieve,
+        )
+        if user_ids and not cases:
+            raise DataError(
+                f"--candidates-from {self.candidates_from}: has {n_candidates} candidates for none of the"
+                f" {len(user_ids)} users; give another file, or fewer --candidates"
+            )
+        return cases
 
 
 def _world_name(spec: ModelSpec) -> str | None:

@@ -111,8 +111,9 @@ def _renamed(case: EvalCase, source: str) -> EvalCase:
 class TransferNetwork(nn.Module, ABC):
     """Items' titles in, one state per position out; the state after an item is to be near the item that follows."""
 
-    def __init__(self, settings: TransferSettings) -> None:
+    def __init__(self, settings: TransferSettings, text_dimension: int) -> None:
         super().__init__()
+        self.text_dimension = text_dimension
         self.temperature = settings.temperature
         self.length = settings.length
         self.positions = nn.Embedding(settings.length, settings.dimension)
@@ -156,7 +157,7 @@ class TransferNetwork(nn.Module, ABC):
         """
         items, flat = np.unique(np.concatenate(batch), return_inverse=True)
         places = torch.nn.utils.rnn.pad_sequence(
-            torch.from_numpy(flat).split([len(rows) for rows in batch]), batch_first=True, padding_value=NO_ITEM
+            [*torch.split(torch.from_numpy(flat), [*map(len, batch)])], batch_first=True, padding_value=NO_ITEM
         )
         chosen = features[torch.from_numpy(items)]
         vectors = self.represent(chosen)

@@ -59,7 +59,7 @@ class UniSRecNetwork(TransferNetwork):
     """A transformer over whitened titles."""
 
     def __init__(self, settings: TransferSettings, text_dimension: int) -> None:
-        super().__init__(settings)
+        super().__init__(settings, text_dimension)
         self.whitening = Whitening(text_dimension, settings.dimension)
 
     def learn_titles(self, text: Array, rng: np.random.Generator) -> None:

@@ -70,7 +70,7 @@ class ProductQuantiser(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """Return codes of shape (n, n_codes), each numbered apart from those of the other parts."""
-        chunks = [_nearest(self._parts(chunk), self.centroids).T for chunk in text.split(CHUNK)]
+        chunks = [_nearest(self._parts(chunk), self.centroids).T for chunk in torch.split(text, CHUNK)]
         return torch.cat(chunks) + N_CENTROIDS * torch.arange(self.n_codes)
 
     def _parts(self, text: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class VQRecNetwork(TransferNetwork):
     """A transformer over the mean of the vectors of a title's codes."""
 
     def __init__(self, settings: TransferSettings, text_dimension: int) -> None:
-        super().__init__(settings)
+        super().__init__(settings, text_dimension)
         self.quantiser = ProductQuantiser(text_dimension)
         self.codes = nn.Embedding(self.quantiser.n_codes * N_CENTROIDS, settings.dimension)
         nn.init.normal_(self.codes.weight, std=INITIAL_SD)

@@ -50,7 +50,7 @@ class WordEncoder:
 
     def _embed(self, text: str) -> list[float]:
         words = [hashlib.sha256(word.encode()).digest()[:4] for word in text.casefold().split()]
-        vector = sum(np.random.default_rng(list(word)).normal(size=self.dimension) for word in words)
+        vector = np.sum([np.random.default_rng(list(word)).normal(size=self.dimension) for word in words], axis=0)
         unit: list[float] = (vector / np.linalg.norm(vector)).tolist()
         return unit
 
