@@ -207,9 +207,11 @@ def test_points_of_a_sweep_become_points_of_a_curve(tmp_path: Path) -> None:
     exhibit = {"id": "figure-5", "title": "Candidates", "kind": "curve"}
     tried = run(tmp_path, group(POPULARITY, sweep=sweep, exhibits=[exhibit]))
     run_suite(tried)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "scaling.json").write_text('[{"n_users": 1000, "seconds": 2.5}]')
     page = write_suite_page(tried.suite, tmp_path, tmp_path / "page")
     assert page.runs == 2
-    assert (tmp_path / "page" / "results.md").is_file()
+    assert "| 1,000 | 2.5 |" in (tmp_path / "page" / "results.md").read_text("utf-8")
     run_suite(replace(tried, seeds=(1,)))
     (only,) = tried.suite.groups
     found = make_exhibit(tried.suite, only, only.exhibits[0], tmp_path, read_ledgers(tried.suite, tmp_path))
