@@ -73,20 +73,22 @@ def test_rewards_of_something_else_are_refused(tmp_path: Path, paid: Path) -> No
         )
         run_training_job(config, tmp_path / "run", resume=False)
 
-    for settings, reason in [
+    refused: list[tuple[dict[str, object], str]] = [
         ({"users": 50}, "pass --users 100"),
         ({"permutations": 2}, "its permutations is 1, not 2"),
         ({"model": "planted:2"}, "its dataset is"),
         ({"reward_from": tmp_path}, "no such file"),
-    ]:
+    ]
+    for settings, reason in refused:
         with pytest.raises(InputError, match=reason):
             train(**settings)
         assert not (tmp_path / "run").exists()
-    for settings, reason in [
+    refused = [
         ({"policy": "grips"}, "no edited sentences"),
         ({"policy": "rpp", "preset": "paper"}, "no ranking can be read"),
         ({"policy": "rpp", "pooling": "mean"}, "no ranking can be read"),
-    ]:
+    ]
+    for settings, reason in refused:
         with pytest.raises(SpecError, match=reason):
             train(**settings)
 

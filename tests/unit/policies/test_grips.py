@@ -11,7 +11,7 @@ from promptailor.policies.base import Decision, PromptEvaluator, Questions, Repl
 from promptailor.policies.grips import Grips, GripsConfig, edit_search, search_one_prompt
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.errors import BudgetExceededError
-from promptailor.prompts.patterns import Catalogue, check_sentence
+from promptailor.prompts.patterns import Catalogue, SentencePattern, check_sentence
 
 HARMFUL = "every {item}"
 Score = Callable[[str], float]
@@ -20,7 +20,7 @@ Score = Callable[[str], float]
 def text_of(decision: Decision, catalogue: Catalogue) -> str:
     """The three sentences of a prompt, as templates."""
     manual = catalogue.manual_prompt
-    own = {
+    own: dict[SentencePattern, str] = {
         "role_playing": catalogue.role_playing.sentences[manual.role_playing or 0].text,
         "reasoning_guidance": catalogue.reasoning_guidance.sentences[manual.reasoning_guidance or 0].text,
         "output_format": catalogue.output_format.sentences[manual.output_format or 0].text,
