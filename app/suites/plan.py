@@ -205,9 +205,16 @@ def _evaluation(
 ) -> tuple[Evaluation | None, list[str]]:
     sizes = run.sizes.over(group.sizes).over(run.suite.sizes)
     model = run.models[str(point)] if group.models else run.model
-    rows, lacking = [], []
+    rows: list[PlannedRow] = []
+    lacking: list[str] = []
     for row in group.rows_at(point):
-        training = _training(run, row, sizes, model, seed, group.swept("train", point))
+        swept = group.swept("train", point)
+        if row.reward_from is not None:
+            source = next((other.training for other in rows if other.row.label == row.reward_from), None)
+            if source is None:
+                continue  # it is said of the row itself why it is not here
+            swept["reward_from"] = run.folder / source.id
+        training = _training(run, row, sizes, model, seed, swept)
         if training and training.config.users > len(split.train):
             lacking.append(f"{group.id}, {point}: {training.config.users} training users, of {len(split.train)}")
             continue

@@ -90,6 +90,8 @@ class SuiteRow(Model):
     """As `evaluate --methods` takes it, without the folder of a learned one: `NAME[@VARIANT][?fusion=rrf]`."""
     train: dict[str, Any] | None = None
     """What of `TrainConfig` differs from the suite's sizes; None where nothing is trained."""
+    reward_from: str | None = None
+    """Label of an earlier row of the group: its training run's rewards are learned, and answer in the LLM's place."""
     values: tuple[Value, ...] = ()
     """Those of the group's sweep that the row takes part in; empty for all."""
 
@@ -105,6 +107,10 @@ class SuiteRow(Model):
             raise ValueError(f"method {self.method!r}: names a folder; the runner does, of what `train` makes")
         if "," in self.method:
             raise ValueError(f"method {self.method!r}: one method per row")
+        if self.train is None and self.reward_from is not None:
+            raise ValueError(f"method {self.method!r}: learns from no rewards; write `train: {{}}`")
+        if self.train is not None and "reward_from" in self.train:
+            raise ValueError("train: reward_from: name the row beside `train`, not in it; its folder is found")
         if self.train is None and spec.name in LEARNED:
             raise ValueError(f"method {spec.name!r} is learned; write `train: {{}}` or the settings that differ")
         if self.train is not None and spec.name not in TRAINERS:
@@ -177,6 +183,12 @@ class Group(Model):
                 raise ValueError(f"group {self.id}, {exhibit.id}: {unknown[0]!r} is no row of the group")
             if unknown := [row for row in sum(exhibit.compare, ()) if row not in (exhibit.rows or labels)]:
                 raise ValueError(f"group {self.id}, {exhibit.id}: compare: {unknown[0]!r} is no row of it")
+        for place, row in enumerate(self.rows):
+            trained = [other.label for other in self.rows[:place] if other.train is not None]
+            if row.reward_from is not None and row.reward_from not in trained:
+                raise ValueError(
+                    f"group {self.id}, {row.label}: reward_from: no earlier row {row.reward_from!r} is trained"
+                )
         if self.sweep and self.models:
             raise ValueError(f"group {self.id}: has a sweep and models; make two groups")
         for row in self.rows:

@@ -51,6 +51,9 @@ def test_the_suites_that_ship_are_valid(name: str) -> None:
         ([group({**RPP, "train": {"epochs": 3}})], "RPP: train: epochs: Extra inputs"),
         ([group({**RPP, "train": {"preset": "best"}})], "RPP: train: preset: Input should be"),
         ([group({"label": "A", "method": "enumeration", "train": {"pooling": "mean"}})], "--pooling"),
+        ([group(RPP, {**RPP, "label": "B", "method": "rpp@b", "reward_from": "C"})], "no earlier row 'C' is trained"),
+        ([group({**POPULARITY, "reward_from": "RPP"})], "learns from no rewards"),
+        ([group({**RPP, "train": {"reward_from": "runs/rpp"}})], "name the row beside `train`"),
         ([group(RPP, {**RPP, "label": "Again"})], "two rows have the method 'rpp'"),
         ([group(RPP, {**RPP, "method": "rpp@b"})], "two rows have the label 'RPP'"),
         ([group(RPP, sweep={"name": "x", "values": [1], "train": "users"})], "sweep.values: Tuple should have"),
@@ -105,6 +108,14 @@ def test_equal_trainings_are_one_and_others_are_not() -> None:
     assert {r.training for r in first.rows} == {again.rows[0].training} == {many.rows[0].training}
     assert few.id == "users/100/seed-0"
     assert first.rows[1].method == f"rpp@fused=runs/ml-1m/{first.rows[0].training.id}?fusion=rrf"  # type: ignore[union-attr]
+
+
+def test_a_row_that_learns_from_the_rewards_of_another_is_given_its_folder() -> None:
+    taught = {"label": "Taught", "method": "rpp@taught", "train": {}, "reward_from": "RPP"}
+    plan = make_plan(run(suite(group(RPP, taught))), SPLIT)
+    source, learner = plan.trainings
+    assert source.config.reward_from is None
+    assert learner.config.reward_from == Path("runs/ml-1m") / source.id
 
 
 def test_the_first_seed_of_every_group_comes_before_the_second_of_any() -> None:
