@@ -76,8 +76,9 @@ class FinetunedModel(BaseModel):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Say what it gained, and how to use it."""
         settings, measured = self.manifest.settings, self.manifest.validation
+        measure = "NDCG@10" if settings.task == "ranking" else "1 - |error| / 4"
         yield (
-            f"NDCG@10 of {len(measured.user_ids)} validation users: {measured.before.mean:.3f} before, "
+            f"{measure} of {len(measured.user_ids)} validation users: {measured.before.mean:.3f} before, "
             f"{measured.after.mean:.3f} after, gain {_interval(measured.gain)}"
         )
         yield f"{self.manifest.n_parameters:,} parameters saved in {self.folder}"
@@ -122,7 +123,7 @@ def finetune_model(
 ) -> FinetunedModel:
     """Fine-tune a model on a data set's training interactions and measure what it gained on validation users."""
     data = load_dataset(load_spec(dataset), Settings().data_dir)
-    manifest = finetune(data, load_catalogue(catalogue), base, out, config=config, resume=resume)
+    manifest = finetune(data, load_catalogue(catalogue, config.task), base, out, config=config, resume=resume)
     return FinetunedModel(folder=out, manifest=manifest)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -34,9 +35,22 @@ class Example:
     history: tuple[Item, ...]
     """As shown, oldest first."""
     positive: Item
-    """What the user chose next."""
+    """What the user chose next, and rated."""
     messages: tuple[Message, ...]
     answer: str
+
+
+class Examples(Protocol):
+    """Where a training run takes its examples from."""
+
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        """Users whose training part they are made of."""
+        ...
+
+    def draw(self, rng: np.random.Generator, max_history: int | None = None) -> Example:
+        """Draw an example whose prompt shows at most `max_history` interactions; equal generators give equal ones."""
+        ...
 
 
 class RankingExamples:
@@ -72,7 +86,7 @@ class RankingExamples:
         user = int(rng.integers(len(self._sequences)))
         sequence = self._sequences[user]
         moment = int(rng.integers(1, len(sequence)))
-        spec = self._spec(rng, max_history)
+        spec = random_spec(rng, self._catalogue, max_history)
         candidates = [sequence[moment], *self._negatives(rng, sequence)]
         request = RankRequest(
             user_id=str(rng.integers(1 << 62)),  # keys the shown order, which has to differ each time the user is drawn
@@ -94,21 +108,6 @@ class RankingExamples:
             answer=answer_text(output_format, [number[item_id] for item_id in order], titles),
         )
 
-    def _spec(self, rng: np.random.Generator, max_history: int | None) -> PromptSpec:
-        def choose(pattern: SentencePattern) -> int | None:
-            index = int(rng.integers(self._catalogue.n_actions(pattern)))
-            return None if rng.random() < _NO_SENTENCE else index
-
-        length = int(rng.integers(1, self._catalogue.history_records.max_length + 1))
-        subset = int(rng.integers(self._catalogue.n_actions("user_profile")))
-        return PromptSpec(
-            role_playing=choose("role_playing"),
-            history_length=length if max_history is None else min(length, max_history),
-            reasoning_guidance=choose("reasoning_guidance"),
-            output_format=choose("output_format"),
-            user_profile=subset if rng.random() < _WITH_PROFILE else 0,
-        )
-
     def _negatives(self, rng: np.random.Generator, sequence: tuple[str, ...]) -> list[str]:
         """Draw items that the user's training part does not touch; what is held out can be among them, as anything."""
         usual, other = 10, int(rng.integers(4, 21))
@@ -119,3 +118,21 @@ class RankingExamples:
             if item_id not in touched:
                 negatives.setdefault(item_id)
         return list(negatives)
+
+
+def random_spec(rng: np.random.Generator, catalogue: Catalogue, max_history: int | None) -> PromptSpec:
+    """Draw a prompt, which shows at most `max_history` interactions."""
+
+    def choose(pattern: SentencePattern) -> int | None:
+        index = int(rng.integers(catalogue.n_actions(pattern)))
+        return None if rng.random() < _NO_SENTENCE else index
+
+    length = int(rng.integers(1, catalogue.history_records.max_length + 1))
+    subset = int(rng.integers(catalogue.n_actions("user_profile")))
+    return PromptSpec(
+        role_playing=choose("role_playing"),
+        history_length=length if max_history is None else min(length, max_history),
+        reasoning_guidance=choose("reasoning_guidance"),
+        output_format=choose("output_format"),
+        user_profile=subset if rng.random() < _WITH_PROFILE else 0,
+    )

@@ -18,6 +18,7 @@ from promptailor.evals.records import write_text
 from promptailor.evals.statistics import Estimate
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import CheckpointError, InputError
+from promptailor.prompts.patterns import Task
 
 M = TypeVar("M", bound=Model)
 
@@ -27,6 +28,7 @@ _SETTINGS, _CHECKPOINT, _MANIFEST = "settings.json", "checkpoint.safetensors", "
 class FinetuneSettings(Model):
     """Everything the adapter depends on; a resumed run must have the same."""
 
+    task: Task = "ranking"
     base: str
     base_fingerprint: str
     """Of the base model's files, or its commit on the hub."""
@@ -47,7 +49,7 @@ class FinetuneSettings(Model):
 
 
 class Validation(Model):
-    """NDCG@10 on the validation users' second-to-last items: the manual prompt, ranked by its first answer token."""
+    """The task's measure on the validation users' second-to-last items; `finetune.validation` says what it is."""
 
     user_ids: tuple[str, ...]
     before: Estimate

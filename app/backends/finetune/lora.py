@@ -1,4 +1,4 @@
-"""Fine-tuning from a data set to an adapter, as RPP's Alpaca was made: LoRA on instructions to rank."""
+"""Fine-tuning from a data set to an adapter, as RPP's Alpaca was made: LoRA on instructions to rank, or to rate."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from promptailor.app.backends.finetune.card import model_card
 from promptailor.app.backends.finetune.encoding import ExampleEncoder
-from promptailor.app.backends.finetune.examples import RankingExamples
+from promptailor.app.backends.finetune.examples import Examples, RankingExamples
 from promptailor.app.backends.finetune.folder import FinetuneFolder, FinetuneManifest, FinetuneSettings
+from promptailor.app.backends.finetune.rating_examples import RatingExamples
 from promptailor.app.backends.finetune.training import adapter_parameters, train
-from promptailor.app.backends.finetune.validation import validate, validation_cases
+from promptailor.app.backends.finetune.validation import Check, RankingCheck, RatingCheck, validate
 from promptailor.app.backends.local.engine import Engine
 from promptailor.app.backends.local.loading import load_causal_lm, model_fingerprint
 from promptailor.app.commit import current_commit
 from promptailor.evals.datasets import Dataset
 from promptailor.prompts.errors import InputError, SpecError
-from promptailor.prompts.patterns import Catalogue
+from promptailor.prompts.patterns import Catalogue, Task
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -30,8 +31,9 @@ _PACKAGES = ("torch", "transformers", "peft")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
-    """Lengths and rates."""
+    """Task, lengths and rates."""
 
+    task: Task = "ranking"
     steps: int = 500
     batch_size: int = 16
     micro_batch_size: int = 4
@@ -63,22 +65,28 @@ def finetune(
 
     Args:
         dataset: whose `training_sequences()` the examples are drawn from.
-        catalogue: the sentences that prompts are made of.
+        catalogue: the sentences that prompts are made of, for the task that `config` names.
         base: folder or hub id of the model to adapt.
         out_dir: becomes a peft adapter folder with a manifest and a card.
-        config: lengths and rates.
+        config: task, lengths and rates.
         resume: go on with the run in `out_dir`; a finished one is returned as it is.
 
     Raises:
         SpecError: there is no such base model or device, or the model is none that chats.
-        DataError: the data set has too few users or items.
+        DataError: the data set has too few users or items, or no ratings for a model that is to rate.
         InputError: `out_dir` holds another run, or an option makes no sense.
         CheckpointError: the run to go on with is damaged.
     """
     config = config or FinetuneConfig()
-    examples, cases = RankingExamples(dataset, catalogue), validation_cases(dataset, config.seed)
+    examples: Examples
+    check: Check
+    if config.task == "rating":
+        examples, check = RatingExamples(dataset, catalogue), RatingCheck(dataset, catalogue, config.seed)
+    else:
+        examples, check = RankingExamples(dataset, catalogue), RankingCheck(dataset, catalogue, config.seed)
     engine = load_base(base, config)
     settings = FinetuneSettings(
+        task=config.task,
         base=base,
         base_fingerprint=model_fingerprint(base),
         dataset=dataset.name,
@@ -108,7 +116,7 @@ def finetune(
         n_users=len(examples.user_ids),
         n_parameters=sum(parameter.numel() for parameter in adapter_parameters(adapted).values()),
         losses=losses,
-        validation=validate(adapted, engine, cases, catalogue, seed=config.seed),
+        validation=validate(adapted, engine, check, seed=config.seed),
         versions={name: version(name) for name in _PACKAGES},
         commit=current_commit(),
     )

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch.nn import functional as F
 
 from promptailor.app.backends.finetune.encoding import EncodedExample, ExampleEncoder
-from promptailor.app.backends.finetune.examples import RankingExamples
+from promptailor.app.backends.finetune.examples import Examples
 from promptailor.app.backends.finetune.folder import Checkpoint, FinetuneFolder, FinetuneSettings
 from promptailor.app.progress import progress_bar
 from promptailor.prompts.errors import CheckpointError, InputError
@@ -34,7 +34,7 @@ def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
 
 def train(
     model: PeftModel,
-    examples: RankingExamples,
+    examples: Examples,
     encoder: ExampleEncoder,
     folder: FinetuneFolder,
     settings: FinetuneSettings,
@@ -68,9 +68,7 @@ def train(
     return tuple(losses)
 
 
-def _batch(
-    examples: RankingExamples, encoder: ExampleEncoder, settings: FinetuneSettings, step: int
-) -> list[EncodedExample]:
+def _batch(examples: Examples, encoder: ExampleEncoder, settings: FinetuneSettings, step: int) -> list[EncodedExample]:
     """Draw a step's examples, sorted by length, so that forward passes have little padding."""
     keys = [(settings.seed, step, place) for place in range(settings.batch_size)]
     drawn = [fitting_example(examples, encoder, settings.max_length, key) for key in keys]
@@ -78,7 +76,7 @@ def _batch(
 
 
 def fitting_example(
-    examples: RankingExamples, encoder: ExampleEncoder, max_length: int, key: tuple[int, ...]
+    examples: Examples, encoder: ExampleEncoder, max_length: int, key: tuple[int, ...]
 ) -> EncodedExample:
     """Draw an example that fits, halving the history it shows until it does, or else another one.
 

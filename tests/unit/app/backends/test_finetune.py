@@ -229,6 +229,21 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_file(
         tuned(film_dataset, base, tmp_path, resume=True)
 
 
+def test_a_model_learns_to_rate(base: Path, film_dataset: Dataset, tmp_path: Path) -> None:
+    # Everybody rates everything 2, which is easy to learn and easy to see.
+    rated = dataclasses.replace(film_dataset, ratings={u: (2.0,) * len(s) for u, s in film_dataset.sequences.items()})
+    config = dataclasses.replace(CONFIG, task="rating", steps=12, learning_rate=3e-2)
+    catalogue = load_catalogue(task="rating")
+    manifest = finetune(rated, catalogue, str(base), tmp_path / "run", config=config)
+    assert manifest.validation.user_ids == split_users(film_dataset).validation
+    assert manifest.validation.after.mean > max(0.9, manifest.validation.before.mean)
+    card = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert "fine-tuned to predict ratings of `films`" in card
+    assert f"1 - |error| / 4 {manifest.validation.before.mean:.3f}" in " ".join(card.split())
+    with pytest.raises(InputError, match="task was 'rating' and is 'ranking'"):
+        finetune(rated, CATALOGUE, str(base), tmp_path / "run", config=CONFIG, resume=True)
+
+
 def test_the_callers_random_numbers_are_left_alone(base: Path, film_dataset: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
