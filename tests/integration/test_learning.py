@@ -58,6 +58,21 @@ def test_on_a_planted_world_a_learner_comes_within_five_percent_of_the_optimum(t
     assert served >= 0.95 * optimum, f"{served:.3f} of {optimum:.3f}"
 
 
+@pytest.mark.parametrize(("policy", "margin"), [("ppo-4", 0.1), ("ppo-1", 0.03)])
+def test_on_a_planted_world_one_actor_learns_to_beat_the_manual_prompt(
+    tmp_path: Path, policy: str, margin: float
+) -> None:
+    config = TrainConfig(policy=policy, dataset="planted", model="planted:1", users=100, calls=1_500)
+    summary = run_training_job(config, tmp_path, resume=False)
+    assert summary.user_steps <= 1_500
+    outputs = serve_new_users(tmp_path, "planted:1", policy, 200, seed=0)
+    world = Workspace(settings=Settings(), dataset_name="planted", model="planted:1").world
+    assert world is not None
+    served = mean(world.quality(output.request, output.trace[-1].spec) for output in outputs)
+    manual = mean(world.quality(output.request, world.catalogue.manual_prompt) for output in outputs)
+    assert served >= manual + margin, f"{served:.3f} against {manual:.3f}"
+
+
 def test_a_policy_trained_on_shuffled_labels_gains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the best single prompt, in noise-free reward: what is learned comes from the labels and nothing else."""
 

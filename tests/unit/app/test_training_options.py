@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from promptailor.app.job import TrainConfig
 from promptailor.app.trainers import TRAINERS, check_policy, reinforced_settings
@@ -111,3 +112,9 @@ def test_a_data_set_without_profiles_is_one_line(settings: dict[str, Any], tmp_p
 def test_policies_over_the_catalogue_take_every_restriction_of_the_space(policy: str) -> None:
     assert policy in TRAINERS
     check_policy(config(policy=policy, personalise=("role_playing",), profile=True, sentences=2))
+
+
+@pytest.mark.parametrize("settings", [{"sentences": 0}, {"steps": 0}, {"steps": 51}, {"personalise": ("tone",)}])
+def test_what_cannot_be_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        config(**settings)
