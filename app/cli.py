@@ -81,7 +81,9 @@ def demo(
 
 @app.command()
 def train(
-    policy: Annotated[str, typer.Option("--policy", help="rpp, rpp+, bandit, enumeration or random-search.")],
+    policy: Annotated[
+        str, typer.Option("--policy", help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search or grips.")
+    ],
     dataset: DatasetOption = "ml-100k",
     model: ModelOption = "embedded:ml-100k",
     refiner: RefinerOption = None,
@@ -439,6 +441,9 @@ def lm_finetune(
     base: Annotated[str, typer.Option("--base", help="Chat model to adapt: folder or hub id.")],
     dataset: DatasetOption,
     out: Annotated[Path, typer.Option("--out", help="Folder of the adapter.")],
+    task: Annotated[
+        Literal["ranking", "rating"], typer.Option(help="Learn to rank candidates, or to predict ratings.")
+    ] = "ranking",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Updates of the adapter.")] = 500,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples per update.")] = 16,
     micro_batch_size: Annotated[int, typer.Option("--micro-batch-size", min=1, help="Examples in memory at once.")] = 4,
@@ -460,7 +465,7 @@ def lm_finetune(
     from promptailor.app.lm import finetune_model
 
     config = FinetuneConfig(
-        steps=steps, batch_size=batch_size, micro_batch_size=micro_batch_size, learning_rate=learning_rate,
+        task=task, steps=steps, batch_size=batch_size, micro_batch_size=micro_batch_size, learning_rate=learning_rate,
         rank=lora_rank, max_length=max_length, dtype=dtype, device=device, seed=seed,
     )  # fmt: skip
     _print(finetune_model(base, dataset, out, config=config, catalogue=catalogue, resume=resume), json_output)
