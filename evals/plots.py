@@ -36,6 +36,8 @@ _VARIABLES = {
 }
 _LINES = [(c, m) for m in "osD" for c in (ACCENT, SECOND, THIRD, FOURTH, MUTED)]
 """Colour and marker of each line of a panel, in order."""
+_LETTER = 0.0095
+"""Width of a letter as a share of a panel that fills the page."""
 _MOST_BANDS = 4
 """More intervals than this in one panel hide each other; the table has them."""
 
@@ -244,12 +246,13 @@ def _points(axes: Axes, points: Sequence[CostPoint]) -> None:
         axes.plot([x, x], [value.low, value.high], color=colour, linewidth=1, alpha=0.5)
         axes.plot(x, value.mean, "o", color=colour, markersize=6)
         labels.append((x, value.mean, _short(label)))
-    for x, y, label in _spread(labels, gap=0.055 * span):
-        axes.annotate(label, (x, y), (9, 0), textcoords="offset points", va="center")
     last = max(x for x, _, _ in labels)
     ticks = [0, *(2**k for k in range(12) if math.log2(1 + 2**k) <= last + 0.5)]
     axes.set_xticks([math.log2(1 + tick) for tick in ticks], [str(tick) for tick in ticks])
-    axes.set_xlim(-0.15, last + max(1.0, 0.35 * last))
+    right = last + max(1.0, 0.35 * last)
+    for x, y, label in _spread(labels, gap=0.055 * span, letter=(right + 0.15) * _LETTER):
+        axes.annotate(label, (x, y), (9, 0), textcoords="offset points", va="center")
+    axes.set_xlim(-0.15, right)
 
 
 def _thin(axes: Axes, most: int = 8) -> None:
@@ -291,12 +294,17 @@ def _rows(axes: Axes, labels: Sequence[str], *, room: int | None = None) -> None
     axes.grid(axis="y", visible=False)
 
 
-def _spread(labels: Sequence[tuple[float, float, str]], gap: float) -> list[tuple[float, float, str]]:
-    """Move labels (x, y, text) up until neighbours of one column are `gap` apart."""
+def _spread(labels: Sequence[tuple[float, float, str]], *, gap: float, letter: float) -> list[tuple[float, float, str]]:
+    """Move labels (x, y, text) up until no two that share a stretch of x are less than `gap` apart.
+
+    `letter` is the width of one letter in units of x.
+    """
     placed: list[tuple[float, float, str]] = []
-    for x, y, text in sorted(labels):
-        if placed and placed[-1][0] == x:
-            y = max(y, placed[-1][1] + gap)
+    for x, y, text in sorted(labels, key=lambda label: (label[1], label[0], label[2])):
+        near = [b for a, b, other in placed if a < x + letter * (len(text) + 2) and x < a + letter * (len(other) + 2)]
+        for other_y in sorted(near):
+            if abs(y - other_y) < gap:
+                y = other_y + gap
         placed.append((x, y, text))
     return placed
 
