@@ -22,10 +22,10 @@ Array = NDArray[np.float64]
 Ratings = Mapping[str, Sequence[tuple[str, float]]]
 """Training ratings: items and what the user gave them, per user id."""
 
-STRENGTHS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+STRENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Of the regularisation, among which validation users choose, for users and items apart."""
 _SWEEPS = 100
-_TOLERANCE = 1e-5
+_TOLERANCE = 1e-4
 
 
 class RatingScorer(ABC):
@@ -108,35 +108,44 @@ class Bias(RatingScorer):
         return self.mean + user + self.items.get(request.item.item_id, 0.0)
 
 
-def fit_bias(ratings: Ratings, *, user_strength: float, item_strength: float) -> Bias:
-    """Fit biases by alternating closed-form updates, until no item's moves by more than a hundred-thousandth."""
-    places: dict[str, int] = {}
-    users, items, values = [], [], []
-    for user, rated in enumerate(ratings.values()):
-        for item_id, rating in rated:
-            users.append(user)
-            items.append(places.setdefault(item_id, len(places)))
-            values.append(rating)
-    rows, columns = np.array(users, dtype=np.int64), np.array(items, dtype=np.int64)
-    mean = _mean(ratings)
-    left = np.array(values, dtype=np.float64) - mean
-    of_items = np.zeros(len(places))
-    for _ in range(_SWEEPS):
-        of_users = _ridge(rows, left - of_items[columns], user_strength)
-        before, of_items = of_items, _ridge(columns, left - of_users[rows], item_strength)
-        if np.abs(of_items - before).max(initial=0.0) < _TOLERANCE:
-            break
-    return Bias(
-        mean=mean,
-        items=dict(zip(places, of_items.tolist(), strict=True)),
-        user_strength=user_strength,
-        item_strength=item_strength,
-    )
+class BiasFit:
+    """Fits biases to one set of ratings, each time starting from the last fit: a neighbour's is nearly the next one's.
+
+    Alternates closed-form updates of users and items until no item's bias moves by more than `_TOLERANCE`.
+    """
+
+    def __init__(self, ratings: Ratings) -> None:
+        """Lay the ratings out as arrays."""
+        item_ids = [item_id for rated in ratings.values() for item_id, _ in rated]
+        self._places = {item_id: place for place, item_id in enumerate(dict.fromkeys(item_ids))}
+        self._items = np.array([self._places[item_id] for item_id in item_ids], dtype=np.int64)
+        self._users = np.repeat(np.arange(len(ratings)), [len(rated) for rated in ratings.values()])
+        self._mean = _mean(ratings)
+        values = [rating for rated in ratings.values() for _, rating in rated]
+        self._left = np.array(values, dtype=np.float64) - self._mean
+        self._of_items = np.zeros(len(self._places))
+
+    def fit(self, *, user_strength: float, item_strength: float) -> Bias:
+        """Fit with these strengths of the ridge."""
+        of_items = self._of_items
+        for _ in range(_SWEEPS):
+            of_users = _ridge(self._users, self._left - of_items[self._items], user_strength)
+            before, of_items = of_items, _ridge(self._items, self._left - of_users[self._users], item_strength)
+            if np.abs(of_items - before).max(initial=0.0) < _TOLERANCE:
+                break
+        self._of_items = of_items
+        return Bias(
+            mean=self._mean,
+            items=dict(zip(self._places, of_items.tolist(), strict=True)),
+            user_strength=user_strength,
+            item_strength=item_strength,
+        )
 
 
 def select_bias(ratings: Ratings, validation: Sequence[RatingCase]) -> Bias:
     """Fit with the strengths that predict the validation users' second-to-last ratings best (squared error)."""
-    fits = [fit_bias(ratings, user_strength=u, item_strength=i) for u, i in product(STRENGTHS, STRENGTHS)]
+    fit = BiasFit(ratings)
+    fits = [fit.fit(user_strength=u, item_strength=i) for u, i in product(STRENGTHS, STRENGTHS)]
 
     def error(bias: Bias) -> float:
         predicted = bias.predict([case.request for case in validation])
