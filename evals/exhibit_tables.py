@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from promptailor.evals.exhibit_runs import MeasuredFigure, Runs, datasets_of, ran
+from promptailor.evals.exhibit_runs import COSTS, MeasuredFigure, Runs, datasets_of, ran
 from promptailor.evals.exhibits import Exhibit, Row, RunMethod
 from promptailor.evals.metrics import PRIMARY
 from promptailor.evals.page_view import Cell, Finding, Line, Table
@@ -15,7 +15,7 @@ from promptailor.evals.published_figures import Printed, Published
 from promptailor.evals.statistics import Comparison, Estimate, compare
 from promptailor.prompts.patterns import Catalogue
 
-LOWER_IS_BETTER = ("rmse", "mae", "calls", "seconds")
+LOWER_IS_BETTER = ("rmse", "mae")
 NOT_RUN = "not run"
 
 
@@ -107,6 +107,8 @@ def measure_name(measure: str) -> str:
 
 def _best(rows: Sequence[Row], figures: Sequence[MeasuredFigure | None], measure: str) -> set[int]:
     """Return the rows with the best figure as shown; a bound is no result, and a single figure is not the best."""
+    if measure in COSTS:  # the cheapest is no winner
+        return set()
     sign = -1 if measure in LOWER_IS_BETTER else 1
     known = {
         place: sign * float(shown(measure, figure.mean))

@@ -213,6 +213,13 @@ def test_the_best_figure_stands_out_and_a_bound_never_does(view: PageView) -> No
     assert values(table, bound.label)[:2] == values(table, "RPP")[:2]
 
 
+def test_the_cheapest_is_no_winner(view: PageView) -> None:
+    table = section(view, "cost").tables[0]
+    assert table.head == ("NDCG@10", "calls per user", "seconds per user")
+    best = [[cell.best for cell in line.cells] for line in table.lines]
+    assert [any(column) for column in zip(*best, strict=True)] == [True, False, False]
+
+
 def test_what_was_not_run_says_so_and_how_to_run_it(view: PageView) -> None:
     tables = section(view, "table-2").tables
     games = [cell for line in tables[0].lines for cell in line.cells[2:]]
