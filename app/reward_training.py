@@ -23,7 +23,7 @@ from promptailor.policies.base import Trial
 from promptailor.policies.checkpoint import read_manifest
 from promptailor.policies.draws import uniform
 from promptailor.policies.manual import Stopped
-from promptailor.policies.reward_model import READ_PATTERNS, RewardModel, play
+from promptailor.policies.reward_model import RewardModel, play
 from promptailor.policies.types import PaidReward, StateInputs
 from promptailor.prompts.errors import InputError, RunInterruptedError
 
@@ -48,7 +48,7 @@ def train_on_rewards(job: Job, progress: Progress) -> TrainSummary:
         "rewards": len(rewards),
         "mean": sum(row.reward for row in rewards) / len(rewards),
         "noise": fitted.noise,
-        "trust": dict(zip(READ_PATTERNS, fitted.trust.tolist(), strict=True)),
+        "trust": dict(zip(model.patterns, fitted.trust.tolist(), strict=True)),
     }
     write_text(job.folder.path / REWARD_MODEL, json.dumps(about, indent=2) + "\n")
     train = _train_one_shot if job.config.policy in ONE_SHOT else _train_stepwise

@@ -21,10 +21,8 @@ from promptailor.policies.bandit import leading_directions
 from promptailor.policies.base import StepwisePolicy, Trial
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.types import PaidReward, Rollout, StateInputs, Transition
+from promptailor.prompts.errors import InputError
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, PatternName, PromptSpec
-
-READ_PATTERNS: tuple[PatternName, ...] = get_args(PatternName)
-"""The profile's fields count too; where they never varied, they are worth nothing."""
 
 
 class RewardModel:
@@ -42,14 +40,24 @@ class RewardModel:
         vectors = np.stack([embeddings.user(inputs.history) for inputs in users.values()])
         self._features = dict(zip(users, vectors @ leading_directions(vectors), strict=True))
         self._lengths = length_codes(catalogue.history_records.max_length)
+        self.patterns: tuple[PatternName, ...] = ()
+        """Patterns that varied in what it was fitted to; the others count as what was shown then."""
         self._model: AdditiveModel | None = None
 
     def fit(self, rewards: Sequence[PaidReward]) -> AdditiveModel:
-        """Fit the model to trials of the users; return it."""
+        """Fit the model to trials of the users; return it.
+
+        Raises:
+            InputError: all of them are of one prompt.
+        """
+        known: tuple[PatternName, ...] = get_args(PatternName)
+        self.patterns = tuple(p for p in known if len({_option(row.spec, p) for row in rewards}) > 1)
+        if not self.patterns:
+            raise InputError("rewards: all are of one prompt, so that none can be said to be better; name another run")
         numbers = {user: number for number, user in enumerate(self._users)}
         self._model = fit_additive(
             self._codes([(row.user_id, row.spec) for row in rewards]),
-            [np.stack([self._features[row.user_id] for row in rewards])] * len(READ_PATTERNS),
+            [np.stack([self._features[row.user_id] for row in rewards])] * len(self.patterns),
             np.array([row.reward for row in rewards]),
             np.array([numbers[row.user_id] for row in rewards]),
         )
@@ -78,7 +86,7 @@ class RewardModel:
     def _codes(self, shown: Sequence[tuple[str, PromptSpec]]) -> list[Array]:
         """Return per pattern what was shown, shape (n, n_codes); a sentence left out is a row of zeros."""
         codes: list[Array] = []
-        for pattern in READ_PATTERNS:
+        for pattern in self.patterns:
             if pattern == "history_records":
                 longest = len(self._lengths) - 1
                 lengths = [min(s.history_length, len(self._users[u].history), longest) for u, s in shown]
@@ -86,8 +94,7 @@ class RewardModel:
                 continue
             rows = np.zeros((len(shown), self.catalogue.n_actions(pattern)))
             for row, (_, spec) in zip(rows, shown, strict=True):
-                action: int | None = getattr(spec, pattern)
-                if action is not None:
+                if (action := _option(spec, pattern)) is not None:
                     row[action] = 1.0
             codes.append(rows)
         return codes
@@ -131,6 +138,11 @@ def play(
             inputs = replace(inputs, step=inputs.step + 1, history_length=length, sentences=sentences)
         rollouts.append(Rollout(user_id=user_id, transitions=tuple(steps), final_inputs=inputs))
     return rollouts
+
+
+def _option(spec: PromptSpec, pattern: PatternName) -> int | None:
+    option: int | None = spec.history_length if pattern == "history_records" else getattr(spec, pattern)
+    return option
 
 
 def _sentences(catalogue: Catalogue, spec: PromptSpec, domain: str) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from promptailor.policies.base import Trial
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.reward_model import RewardModel, play
 from promptailor.policies.types import PaidReward, Rollout
-from promptailor.prompts.patterns import PromptSpec
+from promptailor.prompts.errors import InputError
+from promptailor.prompts.patterns import PATTERNS, PromptSpec
 
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
@@ -63,6 +64,17 @@ def test_a_length_that_the_history_cannot_fill_counts_as_what_is_shown(toy: ToyW
     assert model.rewards([Trial(user_id=user, spec=shown)]) == model.rewards([Trial(user_id=user, spec=asked)])
     without = shown.model_copy(update={"role_playing": None})
     assert np.isfinite(model.rewards([Trial(user_id=user, spec=without)])).all()
+
+
+def test_what_never_varied_counts_for_nothing_and_one_prompt_teaches_nothing(toy: ToyWorld) -> None:
+    model = fitted(toy, 400)
+    assert model.patterns == PATTERNS, "the profile was never shown"
+    manual = toy.catalogue.manual_prompt
+    shown = manual.model_copy(update={"user_profile": 3})
+    user = toy.user_ids[0]
+    assert model.rewards([Trial(user_id=user, spec=manual)]) == model.rewards([Trial(user_id=user, spec=shown)])
+    with pytest.raises(InputError, match="one prompt"):
+        model.fit([PaidReward(user_id=user, spec=manual, reward=0.5)] * 9)
 
 
 @pytest.fixture
