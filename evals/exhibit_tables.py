@@ -15,7 +15,6 @@ from promptailor.evals.published_figures import Printed, Published
 from promptailor.evals.statistics import Comparison, Estimate, compare
 from promptailor.prompts.patterns import Catalogue
 
-LOWER_IS_BETTER = ("rmse", "mae")
 NOT_RUN = "not run"
 
 
@@ -109,9 +108,8 @@ def _best(rows: Sequence[Row], figures: Sequence[MeasuredFigure | None], measure
     """Return the rows with the best figure as shown; a bound is no result, and a single figure is not the best."""
     if measure in COSTS:  # the cheapest is no winner
         return set()
-    sign = -1 if measure in LOWER_IS_BETTER else 1
     known = {
-        place: sign * float(shown(measure, figure.mean))
+        place: float(shown(measure, figure.mean))
         for place, (row, figure) in enumerate(zip(rows, figures, strict=True))
         if figure is not None and not row.upper_bound
     }
