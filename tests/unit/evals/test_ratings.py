@@ -115,7 +115,7 @@ def embeddings() -> ItemEmbeddings:
 
 def test_a_case_holds_everything_before_the_target_and_not_its_rating() -> None:
     dataset = world()
-    last, second_last = (make_rating_cases(dataset, ["user-0"], hold)[0] for hold in ("last", "second_last"))  # type: ignore[arg-type]
+    last, second_last = (make_rating_cases(dataset, ["user-0"], hold)[0] for hold in ("last", "second_last"))
     assert last.request.item.item_id == dataset.sequences["user-0"][-1]
     assert last.rating == dataset.ratings["user-0"][-1]
     assert [rated.rating for rated in last.request.history] == list(dataset.ratings["user-0"][:-1])
