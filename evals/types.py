@@ -12,7 +12,8 @@ class EvalCase:
     """One user to rank for, and the answer, which no prompt and no policy may see."""
 
     request: RankRequest
-    """`request.candidates` is the canonical order; its slots are balanced over the users of a batch."""
+    """`request.candidates` is the canonical order; its slots are balanced over the users of a batch, except where a
+    retriever chose the candidates and the order is its own."""
     relevant_item_id: str
     slot: int | None
     """0-based place of the relevant item in `request.candidates`; None where a retriever missed it."""

@@ -10,7 +10,10 @@ from promptailor.prompts.domain import RankRequest
 
 
 class Identity(ItemScorer):
-    """The candidates' canonical order; at chance, because the relevant item's slot is balanced over users."""
+    """The candidates' canonical order; at chance, because the relevant item's slot is balanced over users.
+
+    Where a retriever chose the candidates it is the retriever's own order, and what a ranking has to beat.
+    """
 
     name = "identity"
 
