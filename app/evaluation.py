@@ -254,9 +254,7 @@ def action_names(catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     return {**names, "history_records": increments, "user_profile": catalogue.user_profile.ids}
 
 
-def _searched(
-    spec: MethodSpec, config: EvaluateConfig, out: Path, workspace: Workspace, *, resume: bool
-) -> MethodSpec:
+def _searched(spec: MethodSpec, config: EvaluateConfig, out: Path, workspace: Workspace, *, resume: bool) -> MethodSpec:
     """Search a best prompt on training users where the method string names no folder."""
     if spec.folder is not None or spec.name not in SEARCHES:
         return spec
