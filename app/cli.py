@@ -266,7 +266,9 @@ def rank(
 def ablate(
     suite: Annotated[str, typer.Option("--suite", help="Known suite, or a YAML file.")] = "paper",
     dataset: DatasetOption = "ml-100k",
-    model: ModelOption = "embedded:ml-100k",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Recommender; the embedded model of the data set where empty.")
+    ] = None,
     refiner: RefinerOption = None,
     models: Annotated[
         str | None, typer.Option("--models", help="Models of the groups that compare some: SLOT=SPEC, with commas.")
@@ -282,12 +284,16 @@ def ablate(
     json_output: JsonOption = False,
 ) -> None:
     """Make the runs behind a suite's tables and figures; what is there already is kept."""
-    from promptailor.app.suites.plan import Run, parse_models, parse_seeds
+    from promptailor.app.suites.plan import Run, parse_models, parse_seeds, shipped_model
     from promptailor.app.suites.runner import describe, run_suite
     from promptailor.app.suites.suite import Sizes, load_suite
+    from promptailor.prompts.errors import SpecError
 
+    asked = model or shipped_model(dataset)
+    if asked is None:
+        raise SpecError(f"--model: none ships for {dataset}; name one, such as openai:NAME, or make it with `lm train`")
     run = Run(
-        suite=load_suite(suite), dataset=dataset, model=model, refiner=refiner, out=out, only=only,
+        suite=load_suite(suite), dataset=dataset, model=asked, refiner=refiner, out=out, only=only,
         models=parse_models(models), seeds=parse_seeds(seeds),
         sizes=Sizes(users=users, calls=calls, test_users=test_users),
     )  # fmt: skip

@@ -117,23 +117,22 @@ def _best(rows: Sequence[Row], figures: Sequence[MeasuredFigure | None], measure
 
 
 def missing_table(exhibit: Exhibit) -> tuple[Table, ...]:
-    """List what was not run, and the command that would make it."""
-    lines = [
-        Line(
-            label=label_of(row),
-            cells=(
-                Cell(text=dataset),
-                Cell(text=row.commands.get(dataset) or " && ".join(exhibit.commands), code=True),
-            ),
-        )
-        for dataset in datasets_of(exhibit)
-        for row in exhibit.rows
-        if not row.runs.get(dataset)
-    ]
-    if not lines:
+    """List what was not run, and the command that would make it, one line per command."""
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for dataset in datasets_of(exhibit):
+        for row in exhibit.rows:
+            if not row.runs.get(dataset):
+                command = row.commands.get(dataset) or " && ".join(exhibit.commands)
+                lacking.setdefault((dataset, command), []).append(label_of(row))
+    if not lacking:
         return ()
-    caption = f"Not run: {len(lines)} of {len(exhibit.rows) * len(datasets_of(exhibit))}, and what would make them"
-    return (Table(caption=caption, corner="row", head=("data set", "command"), lines=tuple(lines), folded=True),)
+    lines = [
+        Line(label=dataset, cells=(Cell(text="; ".join(labels)), Cell(text=command, code=True)))
+        for (dataset, command), labels in lacking.items()
+    ]
+    n_lacking = sum(map(len, lacking.values()))
+    caption = f"Not run: {n_lacking} of {len(exhibit.rows) * len(datasets_of(exhibit))}, and what would make them"
+    return (Table(caption=caption, corner="data set", head=("rows", "command"), lines=tuple(lines), folded=True),)
 
 
 def cost_table(exhibit: Exhibit, sources: Sources) -> tuple[Table, ...]:

@@ -61,6 +61,8 @@ class Ledger(Model):
     schema_version: Literal[1] = 1
     suite: str
     dataset: str
+    model: str | None = None
+    """Asked in every group that names none of its own; None for what ships with the data set."""
     size: DatasetSize
     entries: dict[str, Entry] = Field(default_factory=dict)
     """By folder, relative to this file's."""

@@ -152,8 +152,9 @@ def _row(
         series=row.label if group.sweep else None,
         x=point if group.sweep else None,
         commands={
-            name: f"promptailor ablate --suite {suite} --dataset {name} --only {group.id} --out {runs}"
-            for name in ledgers
+            name: f"promptailor ablate --suite {suite} --dataset {name}"
+            f"{f' --model {ledger.model}' if ledger.model else ''} --only {group.id} --out {runs}"
+            for name, ledger in ledgers.items()
         },
     )
 

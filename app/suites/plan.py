@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from promptailor.app.backends.embedded.folder import shipped_models
 from promptailor.app.evaluation import EvaluateConfig
 from promptailor.app.job import TrainConfig
 from promptailor.app.methods import MethodSpec
@@ -187,6 +188,12 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
 def dataset_name(dataset: str) -> str:
     """Return what a data set is called in folders and tables: its name, or its spec's."""
     return Path(dataset).stem if Path(dataset).suffix in (".yaml", ".yml") else dataset.casefold()
+
+
+def shipped_model(dataset: str) -> str | None:
+    """Return the embedded model that ships for a data set, None where there is none."""
+    name = dataset_name(dataset)
+    return f"embedded:{name}" if name in shipped_models() else None
 
 
 def settings_digest(config: TrainConfig | EvaluateConfig) -> str:

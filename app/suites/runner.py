@@ -26,7 +26,16 @@ from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.run_folder import CONFIG, POLICY
 from promptailor.app.settings import Settings
 from promptailor.app.suites.ledger import Entry, Ledger, RowCost, read_ledger, write_entry
-from promptailor.app.suites.plan import Evaluation, Plan, PlannedRow, Run, Training, dataset_name, make_plan
+from promptailor.app.suites.plan import (
+    Evaluation,
+    Plan,
+    PlannedRow,
+    Run,
+    Training,
+    dataset_name,
+    make_plan,
+    shipped_model,
+)
 from promptailor.app.training import run_training_job
 from promptailor.app.wiring import Workspace
 from promptailor.evals.page import DatasetSize
@@ -158,6 +167,7 @@ def _prepare(run: Run) -> tuple[Plan, Ledger]:
     ledger = read_ledger(run.folder) or Ledger(
         suite=run.suite.name,
         dataset=name,
+        model=None if run.model == shipped_model(name) else run.model,
         size=DatasetSize(
             name=name,
             n_users=len(dataset.sequences),
