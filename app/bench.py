@@ -185,7 +185,7 @@ def _replay(dataset: str, model: str) -> list[Row]:
 
 def _readouts(dataset: str, model: str) -> list[Row]:
     """The in-process model: throughput against bare `generate`, and first token against written answers."""
-    workspace = Workspace(settings=Settings(), dataset_name=dataset, model=model, store=ResponseStore())
+    workspace = Workspace(settings=Settings(), dataset_name=dataset, model=model, store=ResponseStore(in_threads=False))
     chat = workspace.recommender.model
     if not isinstance(chat, LocalChat):
         raise SpecError(
@@ -235,7 +235,7 @@ def _concurrency() -> list[Row]:
 
 async def _ask(spec: str) -> tuple[float, float]:
     """Return the wall-clock and the CPU seconds of all calls, after some that open the connections."""
-    port = connect(spec, settings=Settings(), store=ResponseStore(), budget=Budget())
+    port = connect(spec, settings=Settings(), store=ResponseStore(in_threads=False), budget=Budget())
     numbers = range(HTTP_CONCURRENCY + HTTP_CALLS)
     calls = [ModelCall(messages=(Message(role="user", content=str(n)),), split="test") for n in numbers]
     await asyncio.gather(*map(port.acomplete, calls[:HTTP_CONCURRENCY]))

@@ -61,7 +61,7 @@ def rank_file(
     Raises:
         InputError: a line is no request; the message names the line and the field.
     """
-    store = ResponseStore(output.with_name(output.name + ".answers.sqlite"))
+    store = ResponseStore(output.with_name(output.name + ".answers.sqlite"), in_threads=False)
     cap = Budget.parse(budget, used=store.spending)
     graph = serving_graph(
         Settings(),

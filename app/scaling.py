@@ -110,7 +110,7 @@ def measure(size: Size, *, seed: int = 0) -> ScaleRow:
     sequences = dataset.training_sequences()
     embeddings, embeddings_s = _timed(lambda: train_item_embeddings(sequences, seed=seed))
     catalogue = load_catalogue()
-    port = connect("planted:null", settings=Settings(), store=ResponseStore(), budget=Budget())
+    port = connect("planted:null", settings=Settings(), store=ResponseStore(in_threads=False), budget=Budget())
     resources = Resources(catalogue=catalogue, recommender=port, policies={"manual": manual_policy(catalogue)})
     manual = GraphMethod(
         name="manual", graph=build_rank_graph(resources, training=False), context=Context(split="test"), n_steps=1

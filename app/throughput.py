@@ -90,7 +90,8 @@ def compare_models(specs: Sequence[str], dataset: str) -> Comparison:
     manual = workspace.catalogue.manual_prompt
     prompts = [assemble(case.request, manual, workspace.catalogue, seed=0) for case in cases]
     runners = [
-        _Runner(connect(spec, settings=workspace.settings, store=ResponseStore(), budget=Budget())) for spec in specs
+        _Runner(connect(spec, settings=workspace.settings, store=ResponseStore(in_threads=False), budget=Budget()))
+        for spec in specs
     ]
     asyncio.run(_take_turns(runners, prompts))
     rankings = [

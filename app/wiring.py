@@ -247,7 +247,7 @@ def train_inputs(cases: Sequence[EvalCase]) -> list[TrainInput]:
 
 def open_store(folder: Path, library: ResponseStore | None = None) -> ResponseStore:
     """Open the response store of a run folder, above the library that it shares with other runs."""
-    return ResponseStore(folder / STORE_FILE, library=library)
+    return ResponseStore(folder / STORE_FILE, library=library, in_threads=False)
 
 
 @lru_cache(maxsize=1)

@@ -148,13 +148,10 @@ class ModelPort:
         return _completion(stored, cached=True)
 
     async def _visit(self, visit: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
-        """Visit the store from an event loop: in a thread only where other processes may make it wait.
-
-        A visit to a run's own file takes less of the loop's time than to change threads for it.
-        """
-        if self.store.library is None:
-            return visit(*args, **kwargs)
-        return await asyncio.to_thread(visit, *args, **kwargs)
+        """Visit the store from an event loop, in a thread where the store says so."""
+        if self.store.in_threads:
+            return await asyncio.to_thread(visit, *args, **kwargs)
+        return visit(*args, **kwargs)
 
     def _key(self, call: ModelCall) -> str:
         return cache_key(self.spec, call, fingerprint=self.fingerprint)

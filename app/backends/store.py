@@ -66,7 +66,12 @@ class ResponseStore:
     """Answers, embeddings and the request count of one run, or of everybody who shares the file."""
 
     def __init__(
-        self, path: Path | None = None, *, read_only: bool = False, library: ResponseStore | None = None
+        self,
+        path: Path | None = None,
+        *,
+        read_only: bool = False,
+        library: ResponseStore | None = None,
+        in_threads: bool = True,
     ) -> None:
         """Name a store; the file is opened, or made, when it is first used.
 
@@ -74,8 +79,11 @@ class ResponseStore:
             path: of the file; None keeps it in memory.
             read_only: refuse to write.
             library: asked where this store has no answer, and given every new one; whoever made it closes it.
+            in_threads: whether coroutines visit it from another thread, so that a server's event loop goes on. A batch
+                job owns its loop, and a visit takes less time than to change threads for it.
         """
         self.path, self.read_only, self.library = path, read_only, library
+        self.in_threads = in_threads or library is not None  # another process may hold a library for long
         self.hits = 0
         """Answers that cost this process nothing, because they had been paid for before."""
         self._lock = threading.Lock()

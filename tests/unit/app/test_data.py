@@ -199,4 +199,4 @@ def test_list_says_what_is_there(tmp_path: Path) -> None:
     assert [name for name, listing in listed.items() if listing.present] == ["games"]
     assert listed["games"].detail == f"recbole files in {tmp_path / 'GAMES'}"
     assert "lacks lastfm.item;" in listed["lastfm"].detail
-    assert [name for name, listing in listed.items() if listing.fetchable] == ["ml-100k", "ml-1m"]
+    assert [name for name, listing in listed.items() if listing.fetchable] == ["ml-100k", "ml-100k-all", "ml-1m"]
