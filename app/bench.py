@@ -218,17 +218,19 @@ def _concurrency() -> list[Row]:
     """How near many requests at once come to the time that the server's latency allows; empty without the client.
 
     What the client computes for one request is the part of it that can be told on a busy machine. The budget is the
-    time in which, at this latency, the next of the answers in flight arrives: a slower client keeps them waiting.
+    time in which, at this latency, the next of the answers in flight arrives: a slower client keeps them waiting. What
+    the machine itself adds to the latency shows in the time of a client that does nothing else, taken in turn.
     """
     if find_spec("langchain_openai") is None:
         return []
     ideal = -(-HTTP_CALLS // HTTP_CONCURRENCY) * HTTP_LATENCY_S
     with slow_server(HTTP_LATENCY_S) as url:
         spec = f"openai:m?base_url={url}&concurrency={HTTP_CONCURRENCY}"
-        runs = [asyncio.run(_ask(spec)) for _ in range(HTTP_REPEATS)]
-    wall, cpu = (min(seconds) for seconds in zip(*runs, strict=True))
+        runs = [(*asyncio.run(_ask(spec)), asyncio.run(_ask_barely(url))) for _ in range(HTTP_REPEATS)]
+    wall, cpu, bare = (min(seconds) for seconds in zip(*runs, strict=True))
     return [
         Row.at_most("http_ratio", wall / ideal, f"of {ideal:g} s wall", 1.25),
+        Row.at_most("http_over_bare", wall / bare, "of bare aiohttp", 1.25),
         Row.at_most("http_cpu_ms", 1_000 * cpu / HTTP_CALLS, "ms CPU", 1_000 * HTTP_LATENCY_S / HTTP_CONCURRENCY),
     ]
 
@@ -242,6 +244,24 @@ async def _ask(spec: str) -> tuple[float, float]:
     started, worked = time.perf_counter(), time.process_time()
     await asyncio.gather(*map(port.acomplete, calls[HTTP_CONCURRENCY:]))
     return time.perf_counter() - started, time.process_time() - worked
+
+
+async def _ask_barely(url: str) -> float:
+    """Return the wall-clock seconds of as many requests by aiohttp alone, which keeps nothing and reads no answer."""
+    import aiohttp  # noqa: PLC0415 - comes with the client whose absence ends the caller
+
+    places = asyncio.Semaphore(HTTP_CONCURRENCY)
+    body = {"model": "m", "messages": [{"role": "user", "content": "1"}]}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def ask() -> None:
+            async with places, session.post(f"{url}/chat/completions", json=body) as answer:
+                await answer.read()
+
+        await asyncio.gather(*(ask() for _ in range(HTTP_CONCURRENCY)))
+        started = time.perf_counter()
+        await asyncio.gather(*(ask() for _ in range(HTTP_CALLS)))
+        return time.perf_counter() - started
 
 
 def _timed(run: Callable[[], object]) -> float:
