@@ -201,7 +201,8 @@ def curves(
     `bounds` are the lines that are no results: dashed, without an interval.
     """
     with _styled():
-        figure, drawn = _panels(len(panels), columns=2, height=2.7)
+        crowded = any(len(lines) > _MOST_BANDS for lines in panels.values())
+        figure, drawn = _panels(len(panels), columns=2, height=3.6 if crowded else 2.7)
         for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
             words = list(dict.fromkeys(str(x) for points in lines.values() for x, _ in points if isinstance(x, str)))
             for (series, points), (colour, marker) in zip(lines.items(), _LINES, strict=False):
@@ -222,8 +223,10 @@ def curves(
                 _thin(axes)
             axes.set(title=_short(title), xlabel=x_label, ylabel=measure)
             axes.margins(y=0.12)
-            if any(series for series in lines):
+            if any(lines) and not crowded:
                 axes.legend(loc="best", fontsize=8)
+        if crowded:  # a legend among so many lines would hide some
+            figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         return _svg(figure, name, f"{measure} as a curve")
 
 
