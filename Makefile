@@ -17,7 +17,7 @@ demo: $(VENV)/.demo  ## learn RPP on MovieLens-100K with the embedded model and 
 install: $(VENV)/.all  ## everything, for development
 
 test: $(VENV)/.all  ## every test that needs no key and no accelerator
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
 
 test-fast: $(VENV)/.all  ## the unit tests
 	$(BIN)/python -m pytest -q tests/unit -m "not slow"
