@@ -18,10 +18,9 @@ from promptailor.app.run_folder import POLICY, REWARDS
 from promptailor.app.trainers import ONE_SHOT, reinforced_settings
 from promptailor.evals.records import write_text
 from promptailor.graph.rollout import Progress, start_inputs
-from promptailor.graph.train import Schedule, Update
+from promptailor.graph.train import Schedule, Update, epoch_seed, order_of_user
 from promptailor.policies.base import Trial
 from promptailor.policies.checkpoint import read_manifest
-from promptailor.policies.draws import uniform
 from promptailor.policies.manual import Stopped
 from promptailor.policies.reward_model import RewardModel, play
 from promptailor.policies.types import PaidReward, StateInputs
@@ -81,10 +80,10 @@ def _train_stepwise(job: Job, model: RewardModel, progress: Progress) -> TrainSu
     stopped: Stopped = "finished"
     calls = 0
     for number, turn in enumerate(schedule.turns(len(job.train)), 1):
-        seed = config.seed + 1_000_003 * turn.epoch
+        seed = epoch_seed(config.seed, turn.epoch)
         if turn.step == 0:
             if turn.users.start == 0:
-                users = sorted(model.user_ids, key=lambda user: uniform("order of users", seed, user))
+                users = sorted(model.user_ids, key=lambda user: order_of_user(user, seed))
             states = [(user, model.inputs(user)) for user in users[turn.users]]
         rollouts = play(policy, model, states, until_step=turn.until_step, seed=seed, domain=workspace.dataset.domain)
         states = [(rollout.user_id, rollout.final_inputs) for rollout in rollouts]

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from promptailor.evals.candidates import CandidateSource
 from promptailor.evals.datasets import Dataset
 from promptailor.evals.types import EvalCase
-from promptailor.policies.draws import uniform
+from promptailor.policies.draws import draw_distinct, uniform
 from promptailor.prompts.domain import RankRequest
 from promptailor.prompts.errors import DataError
 
@@ -225,14 +225,7 @@ def _negatives(pool: Sequence[str], touched: set[str], n: int, key: tuple[str | 
     """Draw n distinct items the user never touched, in an order that is itself random."""
     if len(pool) - len(touched) < n:
         raise DataError(f"user {key[-1]!r} has touched all but {len(pool) - len(touched)} items; {n} negatives needed")
-    drawn: dict[str, None] = {}
-    attempt = 0
-    while len(drawn) < n:
-        item_id = pool[int(uniform("negative", *key, attempt) * len(pool))]
-        if item_id not in touched:
-            drawn.setdefault(item_id)
-        attempt += 1
-    return list(drawn)
+    return draw_distinct(pool, touched, n, "negative", *key)
 
 
 def write_cases(path: Path, cases: Iterable[EvalCase]) -> None:

@@ -117,10 +117,10 @@ def train_stepwise(
     """
     best, since_best = float("-inf"), 0
     for number, turn in enumerate(schedule.turns(len(inputs)), 1):
-        seed = context.seed + 1_000_003 * turn.epoch
+        seed = epoch_seed(context.seed, turn.epoch)
         if turn.step == 0:
             if turn.users.start == 0:
-                users = _shuffled(inputs, seed)
+                users = sorted(inputs, key=lambda user: order_of_user(str(user.user_id), seed))
             batch = users[turn.users]
         explore = context.model_copy(update={"explore": True, "seed": seed, "split": "train"})
         outputs = run_training(graph, batch, explore, n_steps=turn.until_step, progress=progress)
@@ -133,8 +133,14 @@ def train_stepwise(
             return
 
 
-def _shuffled(inputs: Sequence[TrainInput], seed: int) -> list[TrainInput]:
-    return sorted(inputs, key=lambda user: uniform("order of users", seed, user.user_id))
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return what keys an epoch's draws; epochs count from 1."""
+    return seed + 1_000_003 * epoch
+
+
+def order_of_user(user_id: str, seed: int) -> float:
+    """Return what an epoch's users are sorted by; the seed is the epoch's."""
+    return uniform("order of users", seed, user_id)
 
 
 def serve_greedily(

@@ -7,13 +7,28 @@ a resumed one, and on every machine.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 
 def uniform(*key: str | int) -> float:
     """Return a float in [0, 1) that is a function of the key alone."""
     text = "\0".join(str(part) for part in key)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2.0**56
+
+
+def draw_distinct(pool: Sequence[str], barred: Container[str], n: int, *key: str | int) -> list[str]:
+    """Draw n distinct members of a pool that are not barred, in an order that is itself random.
+
+    The first k of n draws are the draws of k. There must be n to draw, or it does not end.
+    """
+    drawn: dict[str, None] = {}
+    attempt = 0
+    while len(drawn) < n:
+        member = pool[int(uniform(*key, attempt) * len(pool))]
+        if member not in barred:
+            drawn.setdefault(member)
+        attempt += 1
+    return list(drawn)
 
 
 def sample_index(probabilities: Sequence[float], *key: str | int) -> int:

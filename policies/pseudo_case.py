@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from promptailor.policies.draws import uniform
+from promptailor.policies.draws import draw_distinct
 from promptailor.prompts.domain import Item, RankRequest
 
 MIN_HISTORY = 2
@@ -49,20 +49,8 @@ def pseudo_cases(
     for number in range(min(n_cases, len(request.history) - MIN_HISTORY + 1) if n_negatives > 0 else 0):
         place = len(request.history) - 1 - number
         target = request.history[place]
-        negatives = _draw(pool, known, n_negatives, ("pseudo-case", seed, request.user_id, number))
+        negatives = draw_distinct(pool, known, n_negatives, "pseudo-case", seed, request.user_id, number)
         update = {"history": request.history[:place], "candidates": (target, *(items[i] for i in negatives))}
         case = PseudoCase(request=request.model_copy(update=update), relevant_item_id=target.item_id, number=number)
         cases.append(case)
     return tuple(cases)
-
-
-def _draw(pool: Sequence[str], known: set[str], n: int, key: tuple[str | int, ...]) -> list[str]:
-    """Draw n distinct ids that are not known."""
-    drawn: dict[str, None] = {}
-    attempt = 0
-    while len(drawn) < n:
-        item_id = pool[int(uniform(*key, attempt) * len(pool))]
-        if item_id not in known:
-            drawn.setdefault(item_id)
-        attempt += 1
-    return list(drawn)
