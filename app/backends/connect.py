@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from promptailor.app.backends import ModelSpec, resolve_model
 from promptailor.app.backends.budget import Budget
-from promptailor.app.backends.pace import Pace
+from promptailor.app.backends.pace import APART_S, Pace
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.prices import PriceTable
 from promptailor.app.backends.ranking_chat import RankingChat
@@ -74,6 +74,7 @@ def _open(
         pace=Pace(
             concurrency=spec.whole("concurrency", _CONCURRENCY),
             requests_per_minute=spec.number("rpm", 0.0) or None,
+            apart_s=0.0 if in_process else APART_S,
         ),
         fallback=fallback,
     )

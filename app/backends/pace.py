@@ -13,6 +13,9 @@ from weakref import WeakKeyDictionary
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
 _CHECK_EVERY_S = 0.01
+APART_S = 0.0005
+"""Seconds between two requests to a model behind a network, about what one takes of this process's time: sent in one
+burst they are answered in one, and each answer then waits for all the others to be read before the next is sent."""
 
 
 @dataclass(kw_only=True)
@@ -21,6 +24,8 @@ class Pace:
 
     concurrency: int = 64
     requests_per_minute: float | None = None
+    apart_s: float = 0.0
+    """Least seconds from one coroutine's request to the next one's."""
 
     def __post_init__(self) -> None:
         self._threads = threading.BoundedSemaphore(self.concurrency)
@@ -33,6 +38,7 @@ class Pace:
             else None
         )
         self._resume_at = 0.0
+        self._next_at = 0.0
 
     def pause(self, seconds: float) -> None:
         """Hold everybody back: a server that is asked for patience by one caller means all."""
@@ -60,4 +66,10 @@ class Pace:
                 await asyncio.sleep(left)
             if self._limiter:
                 await self._limiter.aacquire(blocking=True)
+            if self.apart_s:
+                now = time.monotonic()
+                start = max(now, self._next_at)
+                self._next_at = start + self.apart_s
+                if start > now:
+                    await asyncio.sleep(start - now)
             yield

@@ -65,3 +65,19 @@ def test_a_pause_holds_everybody_back() -> None:
     started = time.perf_counter()
     with pace.slot():
         assert time.perf_counter() - started > 0.04
+
+
+def test_requests_of_a_burst_start_one_after_another() -> None:
+    pace = Pace(apart_s=0.01)
+
+    async def request() -> float:
+        async with pace.aslot():
+            return time.monotonic()
+
+    async def all_of_them() -> list[float]:
+        return await asyncio.gather(*(request() for _ in range(6)))
+
+    before = time.monotonic()
+    starts = asyncio.run(all_of_them())
+    assert starts[-1] - before >= 0.05
+    assert starts == sorted(starts)
