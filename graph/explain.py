@@ -23,6 +23,7 @@ def explain_steps(trace: Sequence[StepRecord], catalogue: Catalogue, domain: str
             cached=record.cached,
             permutations=record.n_permutations,
             windows=record.n_windows,
+            triggers=record.prompt.triggers,
             refined=dict(record.refined),
             rejected=dict(record.rejected),
         )

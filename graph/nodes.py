@@ -67,6 +67,7 @@ class RankNodes:
             "choices": Overwrite({}),
             "window": WindowState(),
             "sentences": {},
+            "triggers": "",
             "search_calls": 0,
         }
 
@@ -76,6 +77,7 @@ class RankNodes:
             "trace": Overwrite(state.trace),
             "rewards": Overwrite([]),
             "sentences": state.sentences,
+            "triggers": state.triggers,
         }
 
     def select_policy(self, state: RankState, context: Context) -> Update:
@@ -272,6 +274,7 @@ class RankNodes:
             seed=context.seed,
             sample_index=sample_index(state) + copy * COPY_STRIDE,
             refined=fill(state.sentences, self.resources.catalogue.words(request.domain)) | dict(refined or {}),
+            triggers=state.triggers,
         )
 
     def _copies(self, state: RankState, context: Context) -> list[tuple[AssembledPrompt, ModelCall]]:
@@ -355,11 +358,18 @@ def episode_inputs(request: RankRequest, trace: Sequence[StepRecord], initial_le
     """Return what s_t is computed from, t being the number of steps done."""
     profile = request.user_profile.known if request.user_profile else ()
     if not trace:
-        return StateInputs(history=request.history, step=0, history_length=initial_length, profile=profile)
+        return StateInputs(
+            history=request.history,
+            step=0,
+            history_length=initial_length,
+            profile=profile,
+            user_id=request.user_id,
+        )
     last = trace[-1]
     return StateInputs(
         history=request.history,
         profile=profile,
+        user_id=request.user_id,
         step=len(trace),
         history_length=last.spec.history_length,
         sentences=tuple(last.prompt.sentences.values()),
@@ -372,6 +382,7 @@ def _decided(decision: Decision, search_calls: int = 0) -> Update:
     return {
         "spec": decision.spec,
         "sentences": dict(decision.sentences),
+        "triggers": decision.triggers,
         "observation": None,
         "search_calls": search_calls,
     }

@@ -127,6 +127,7 @@ def start_inputs(user: TrainInput, initial_length: int) -> StateInputs:
         step=0,
         history_length=initial_length,
         profile=user.user_profile.known if user.user_profile else (),
+        user_id=str(user.user_id),
     )
 
 
@@ -136,7 +137,7 @@ def paid_rewards(outputs: Sequence[TrainOutput]) -> list[PaidReward]:
         PaidReward(user_id=output.request.user_id, spec=record.spec, reward=reward)
         for output in outputs
         for record, reward in zip(output.trace[-len(output.rewards) :], output.rewards, strict=True)
-        if not record.refined
+        if not (record.refined or record.prompt.triggers)
     ]
 
 
@@ -175,7 +176,12 @@ class GraphEvaluator:
         """Return the reward of each trial, in order."""
         inputs = [
             self.inputs_by_user[t.user_id].model_copy(
-                update={"trial": t.spec, "sentences": dict(t.sentences), "first_sample": t.sample_index}
+                update={
+                    "trial": t.spec,
+                    "sentences": dict(t.sentences),
+                    "triggers": t.triggers,
+                    "first_sample": t.sample_index,
+                }
             )
             for t in trials
         ]

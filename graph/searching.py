@@ -146,6 +146,7 @@ class PromptSearch:
                     seed=self.context.seed,
                     sample_index=case.number,
                     refined=sentences,
+                    triggers=attempt.triggers,
                 ),
                 case,
             )

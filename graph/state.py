@@ -72,6 +72,8 @@ class TrainInput(RankInput):
     """A prompt to try instead of asking a policy; how search methods and bandits learn."""
     sentences: dict[SentencePattern, str] = Field(default_factory=dict)
     """Templates that the trial puts in place of the catalogue's sentences."""
+    triggers: str = ""
+    """Words that the trial puts as the last line."""
     first_sample: int = 0
     """Sample index of the first step; other indices show the candidates in other orders."""
     trace: list[InstanceOf[StepRecord]] = Field(default_factory=list)
@@ -106,6 +108,8 @@ class StepView(BaseModel):
     """Above 1: so many shuffled copies of the prompt were ranked and fused; `shown` is the first."""
     windows: int = 1
     """Above 1: the candidates did not fit into one prompt and were ranked in so many sliding windows."""
+    triggers: str = ""
+    """Words that the policy added as the last line."""
     refined: dict[str, str] = Field(default_factory=dict)
     rejected: dict[str, str] = Field(default_factory=dict)
 
@@ -172,6 +176,8 @@ class RankState:
     """In a training graph: the prompt to try instead of asking a policy."""
     sentences: dict[SentencePattern, str] = field(default_factory=dict)
     """Templates that a one-shot policy, a search or a trial puts in place of the catalogue's sentences."""
+    triggers: str = ""
+    """Words that a one-shot policy, a search or a trial puts as the last line of the user message."""
     search_calls: int = 0
     """Calls that the step's prompt was searched with."""
     first_sample: int = 0

@@ -24,6 +24,8 @@ class Decision:
     spec: PromptSpec
     sentences: Mapping[SentencePattern, str] = field(default_factory=dict)
     """Templates that replace the catalogue's sentences of these patterns; empty where nothing was edited."""
+    triggers: str = ""
+    """Words, with blanks between them, that stand as the last line of the user message (PAP-REC)."""
     probabilities: dict[PatternName, float] = field(default_factory=dict)
     """Propensity of the chosen action per pattern; empty for deterministic policies."""
 
@@ -155,6 +157,8 @@ class Trial:
     sample_index: int = 0
     sentences: Mapping[SentencePattern, str] = field(default_factory=dict)
     """Templates that replace the catalogue's sentences."""
+    triggers: str = ""
+    """Words that stand as the last line of the user message."""
 
 
 class PromptEvaluator(Protocol):

@@ -33,6 +33,8 @@ class StateInputs:
     """The model's previous ranking, best first; empty at t = 0."""
     profile: tuple[str, ...] = ()
     """Names of the known fields of the user's profile: the `user_profile` agent may choose among them only."""
+    user_id: str = ""
+    """Who is asked for; for policies that keep something for a user they have met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

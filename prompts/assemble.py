@@ -45,6 +45,8 @@ class Prompt(Model):
 class AssembledPrompt(Prompt):
     """A prompt to rank candidates, and what is needed to read its answer."""
 
+    triggers: str = ""
+    """Words of the last line, where a policy added one."""
     shown: tuple[Item, ...]
     """Candidates in shown order: the candidate behind number `n` is `shown[n - 1]`."""
 
@@ -62,6 +64,7 @@ def assemble(
     seed: int,
     sample_index: int = 0,
     refined: Mapping[SentencePattern, str] | None = None,
+    triggers: str = "",
 ) -> AssembledPrompt:
     """Write the prompt of one request.
 
@@ -72,6 +75,8 @@ def assemble(
         seed: the run's seed; with `user_id` and `sample_index` it fixes the order the candidates are shown in.
         sample_index: which of several permutations of the same request.
         refined: sentences that replace the catalogue's own (RPP+).
+        triggers: words that stand as the last line (PAP-REC). A blank stands before the first of them too, so that
+            every one is tokenised as a word inside a line is.
     """
     sentences = choose_sentences(request.domain, spec, catalogue, refined or {})
     recent = most_recent(request.history, spec)
@@ -87,12 +92,15 @@ def assemble(
     lines = [f"{n}. {clean_title(item.title)}" for n, item in enumerate(shown, 1)]
     parts.append(fence(catalogue.candidates.text.format_map(words), "candidates", lines))
     parts.extend(sentences[name] for name in ("reasoning_guidance", "output_format") if name in sentences)
+    if triggers:
+        parts.append(f" {triggers}")
     system, user = sentences.get("role_playing", ""), "\n".join(parts)
     return AssembledPrompt(
         system=system,
         user=user,
         spec=spec,
         sentences=sentences,
+        triggers=triggers,
         shown=shown,
         history_length=len(recent),
         digest=digest_of(system, user),
