@@ -106,7 +106,7 @@ def _read(run: Path, job: Job, *, known: Collection[str]) -> list[PaidReward]:
     manifest, workspace = read_manifest(run / POLICY), job.workspace
     paid_for = {
         "dataset": (manifest.dataset_digest, workspace.dataset.digest),
-        "catalogue": (manifest.catalogue_digest, workspace.catalogue.digest),
+        "catalogue": (workspace.catalogue.reads(manifest.catalogue_digest), True),
         "model": (manifest.model, workspace.recommender.spec),
         "permutations": (manifest.permutations, job.config.permutations),
     }

@@ -91,7 +91,7 @@ class Dataset:
             "times": self.times,
             "items": {item_id: (item.title, item.categories) for item_id, item in self.items.items()},
             "years": self.years,
-            "profiles": {user_id: profile.model_dump() for user_id, profile in self.profiles.items()},
+            "profiles": {user_id: profile.model_dump(exclude={"taste"}) for user_id, profile in self.profiles.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

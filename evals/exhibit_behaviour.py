@@ -362,7 +362,7 @@ def _named(row: tuple[Row, tuple[RunMethod, ...]], sources: Sources) -> tuple[st
 
 def _check_catalogue(run: RunMethod, sources: Sources) -> None:
     digest = sources.runs[run].report.environment.catalogue_digest
-    if digest is not None and digest != sources.catalogue.digest:
+    if digest is not None and not sources.catalogue.reads(digest):
         raise InputError(
             f"{run.folder}: was made with another catalogue; name its file, so that sentences can be shown"
         )

@@ -168,7 +168,7 @@ def load_policy(
         CheckpointError: it was made for another catalogue, is damaged or incomplete, or of a newer schema.
     """
     manifest = read_manifest(folder)
-    if manifest.catalogue_digest != catalogue.digest:
+    if not catalogue.reads(manifest.catalogue_digest):
         raise CheckpointError(
             f"{folder / MANIFEST}: catalogue_digest is {manifest.catalogue_digest}, the catalogue in use has "
             f"{catalogue.digest}; pass the catalogue it was trained with, or train the policy again"

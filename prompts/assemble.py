@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from promptailor.prompts.domain import Item, Model, RankRequest, UserProfile
+from promptailor.prompts.domain import MAX_TASTE_LENGTH, Item, Model, RankRequest, UserProfile
 from promptailor.prompts.llm import Message
 from promptailor.prompts.patterns import Catalogue, PromptSpec, SentencePattern
 
@@ -117,10 +117,26 @@ def permute(candidates: tuple[Item, ...], seed: int, user_id: str, sample_index:
 
 def clean_title(title: str) -> str:
     """Make an untrusted title safe to show: one line, no control characters, no fence brackets, bounded length."""
-    head = title[: 4 * MAX_TITLE_LENGTH]
+    return _clean_line(title, MAX_TITLE_LENGTH)
+
+
+def clean_text(text: str, max_length: int = MAX_TASTE_LENGTH) -> str:
+    """Make untrusted free text safe to show: its lines cleaned like titles, the empty ones left out.
+
+    Args:
+        text: any string.
+        max_length: characters of the whole at most.
+    """
+    lines = (_clean_line(line, max_length) for line in text[: 4 * max_length].splitlines())
+    whole = "\n".join(line for line in lines if line)
+    return whole if len(whole) <= max_length else whole[: max_length - 1].rstrip() + "…"
+
+
+def _clean_line(text: str, max_length: int) -> str:
+    head = text[: 4 * max_length]
     visible = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in head.translate(_NO_FENCES))
     line = " ".join(visible.split())
-    return line if len(line) <= MAX_TITLE_LENGTH else line[: MAX_TITLE_LENGTH - 1] + "…"
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
 def choose_sentences(
@@ -150,8 +166,13 @@ def show_profile(profile: UserProfile | None, domain: str, spec: PromptSpec, cat
         return ""
     pattern = catalogue.user_profile
     values = {field: getattr(profile, field, None) for field in pattern.subsets[spec.user_profile]}
-    lines = [f"- {pattern.field_texts[f].format(value=clean_title(v))}" for f, v in values.items() if v]
+    lines = [f"- {pattern.field_texts[f].format(value=_show_value(f, v))}" for f, v in values.items() if v]
     return fence(pattern.text.format_map(catalogue.words(domain)), "profile", lines) if lines else ""
+
+
+def _show_value(field: str, value: str) -> str:
+    """Clean the value of a profile field; the taste keeps its lines, indented, to look like no other field."""
+    return clean_text(value).replace("\n", "\n  ") if field == "taste" else clean_title(value)
 
 
 def fence(heading: str, name: str, lines: Sequence[str]) -> str:

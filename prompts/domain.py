@@ -13,6 +13,9 @@ ItemId = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(v
 """Ids are strings inside Promptailor; whole numbers are accepted at the edge."""
 
 
+MAX_TASTE_LENGTH = 2_000
+
+
 class Model(BaseModel):
     """Base of the domain models: frozen, unknown fields refused."""
 
@@ -26,14 +29,18 @@ class Item(Model):
     title: str = Field(min_length=1, max_length=200_000)
     categories: tuple[str, ...] = ()
     """Genres, brands, tags: whatever the data set calls them; empty where it has none."""
+    summary: str | None = Field(None, max_length=2_000)
+    """What it is like in a line; policies that ask for summaries show it behind the title (AGP)."""
 
 
 class UserProfile(Model):
-    """Demographics of a user; each may be unknown."""
+    """What is known of a user beside the history: demographics and taste; each may be unknown."""
 
     gender: str | None = None
     age: str | None = None
     occupation: str | None = None
+    taste: str | None = Field(None, max_length=MAX_TASTE_LENGTH)
+    """Free text: how users describe themselves, or the profile that a model wrote of them (AGP)."""
 
     @property
     def known(self) -> tuple[str, ...]:

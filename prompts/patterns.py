@@ -80,8 +80,12 @@ class ProfilePattern(Model):
 
     @cached_property
     def subsets(self) -> tuple[tuple[str, ...], ...]:
-        """Every subset of the fields, the empty one first and all of them last: the pattern's actions."""
-        return tuple(s for size in range(len(self.fields) + 1) for s in combinations(self.fields, size))
+        """Every subset of the fields, the empty one first and all of them last: the pattern's actions.
+
+        Subsets with `taste` follow those without: it came later, and an action must not change its meaning.
+        """
+        subsets = (s for size in range(len(self.fields) + 1) for s in combinations(self.fields, size))
+        return tuple(sorted(subsets, key=lambda subset: "taste" in subset))
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -122,6 +126,8 @@ class Catalogue(Model):
     """All patterns, checked, with the domains' words."""
 
     schema_version: Literal[1]
+    editions: tuple[str, ...] = ()
+    """Digests of earlier editions all of whose actions mean the same in this one."""
     role_playing: Pattern
     history_records: HistoryPattern
     candidates: CandidateSection
@@ -165,7 +171,11 @@ class Catalogue(Model):
     @cached_property
     def digest(self) -> str:
         """Hex digest of everything a prompt can say; stored with checkpoints and results."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.model_dump_json(exclude={"editions"}).encode()).hexdigest()[:16]
+
+    def reads(self, digest: str) -> bool:
+        """Whether actions chosen from the catalogue with this digest mean the same in this one."""
+        return digest in (self.digest, *self.editions)
 
     def sentences(self, pattern: SentencePattern) -> tuple[Sentence, ...]:
         """Return a sentence pattern's actions in order."""
@@ -253,6 +263,7 @@ def load_catalogue(path: Path | None = None, task: Task = "ranking") -> Catalogu
         if not isinstance(domains, dict):
             raise CatalogueError(f"catalogue file {path}: domains: expected a mapping, found {type(domains).__name__}")
         raw["domains"] |= domains
+        raw["editions"] = []
         raw |= own
     try:
         return Catalogue.model_validate(raw)

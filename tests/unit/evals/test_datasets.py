@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from promptailor.evals.datasets import Dataset, known_datasets, load_dataset, load_spec
+from promptailor.prompts.domain import UserProfile
 from promptailor.prompts.errors import DataError
 
 # user a has a tie at time 2 that must stay in file order (i3 before i1); user b has i1 twice.
@@ -337,4 +338,4 @@ def test_ml_1m_as_grouplens_publishes_it_has_real_times_and_decoded_users(tmp_pa
     assert dataset.items["5"].title == "The Café"
     assert dataset.items["5"].categories == ("Comedy", "Sci-Fi")
     assert dataset.years == {"5": 1994}
-    assert dataset.profiles["1"].model_dump() == {"gender": "female", "age": "under 18", "occupation": "school student"}
+    assert dataset.profiles["1"] == UserProfile(gender="female", age="under 18", occupation="school student")

@@ -22,7 +22,7 @@ from promptailor.prompts.patterns import PATTERNS, SENTENCE_PATTERNS, Catalogue,
 from .conftest import KeyedTeam
 
 FIVE: tuple[PatternName, ...] = (*PATTERNS, "user_profile")
-PROFILE = UserProfile(gender="female", age="25", occupation="baker")
+PROFILE = UserProfile(gender="female", age="25", occupation="baker", taste="long films")
 
 
 def with_policy(resources: Resources, policy: PromptPolicy) -> Resources:
@@ -82,7 +82,12 @@ def test_the_profile_agent_is_drawn_where_a_policy_has_it(resources: Resources, 
 def test_the_profile_agent_shows_its_subset_and_nothing_else(
     resources: Resources, cases: Sequence[EvalCase], catalogue: Catalogue
 ) -> None:
-    texts = {"gender": "gender: female", "age": "age: 25", "occupation": "occupation: baker"}
+    texts = {
+        "gender": "gender: female",
+        "age": "age: 25",
+        "occupation": "occupation: baker",
+        "taste": "taste: long films",
+    }
     shown = set()
     for case in cases[:10]:
         known = case.request.model_copy(update={"user_profile": PROFILE})

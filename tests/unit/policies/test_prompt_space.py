@@ -50,7 +50,7 @@ def test_only_the_first_sentences_are_options(catalogue: Catalogue) -> None:
 
 def test_a_fifth_pattern_multiplies_the_space_and_starts_from_every_field(catalogue: Catalogue) -> None:
     space = PromptSpace(catalogue, lengths=(1,), patterns=(*PATTERNS, "user_profile"))
-    assert len(list(space)) == 3 * 1 * 9 * 5 * 8
+    assert len(list(space)) == 3 * 1 * 9 * 5 * 16
     assert catalogue.user_profile.subsets[space.manual.user_profile] == catalogue.user_profile.fields
 
 

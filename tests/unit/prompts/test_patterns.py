@@ -28,7 +28,7 @@ def test_sizes_are_the_papers() -> None:
     assert CATALOGUE.history_records.initial_length == 1
     assert CATALOGUE.history_records.max_length == 1 + 15 * 2  # fifteen steps
     assert len({s.subcategory for s in CATALOGUE.sentences("reasoning_guidance")}) == 6
-    assert CATALOGUE.n_actions("user_profile") == 2**3
+    assert CATALOGUE.n_actions("user_profile") == 2**4
 
 
 def test_every_output_format_says_how_its_answers_read() -> None:
@@ -64,6 +64,15 @@ def test_profile_subsets_start_with_none_shown() -> None:
     subsets = CATALOGUE.user_profile.subsets
     assert subsets[0] == ()
     assert len(set(subsets)) == len(subsets)
+    assert subsets[-1] == CATALOGUE.user_profile.fields
+
+
+def test_actions_of_earlier_editions_mean_the_same() -> None:
+    older = CATALOGUE.user_profile.model_copy(update={"fields": ("gender", "age", "occupation")})
+    assert CATALOGUE.user_profile.subsets[: len(older.subsets)] == older.subsets
+    assert CATALOGUE.reads(CATALOGUE.digest)
+    assert CATALOGUE.reads("9c1db7e93ac33480"), "what policies were trained with before profiles had a taste"
+    assert not CATALOGUE.reads("other")
 
 
 def test_an_own_file_changes_only_what_it_names(own_file: Path) -> None:
@@ -75,6 +84,7 @@ def test_an_own_file_changes_only_what_it_names(own_file: Path) -> None:
     assert catalogue.output_format == CATALOGUE.output_format
     assert set(catalogue.domains) == {*CATALOGUE.domains, "books"}
     assert catalogue.digest != CATALOGUE.digest
+    assert not catalogue.editions, "earlier editions are of the built-in catalogue"
 
 
 def test_the_digest_depends_on_the_content_alone(own_file: Path) -> None:
