@@ -13,12 +13,13 @@ from promptailor.app.searches import PER_REQUEST, searching_policy
 from promptailor.app.settings import Settings
 from promptailor.app.wiring import Workspace
 from promptailor.graph.build import RankGraph, build_rank_graph
+from promptailor.graph.resources import Resources
 from promptailor.policies.base import PromptPolicy
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
 
-def serving_graph(
+def serving_resources(
     settings: Settings,
     *,
     model: str | None = None,
@@ -28,9 +29,8 @@ def serving_graph(
     catalogue: Catalogue | None = None,
     store: ResponseStore | None = None,
     budget: Budget | None = None,
-    checkpointer: BaseCheckpointSaver[str] | None = None,
-) -> RankGraph:
-    """Build the rank graph for serving.
+) -> Resources:
+    """Load what requests are served with.
 
     Args:
         settings: paths, keys and the defaults of the other arguments.
@@ -42,7 +42,6 @@ def serving_graph(
         catalogue: the pattern catalogue; the built-in one where empty.
         store: where answers are kept; memory where empty.
         budget: a cap on requests.
-        checkpointer: for threads that persist; not for a graph that `langgraph dev` serves.
     """
     folders = parse_policies(policies if policies is not None else settings.policies)
     catalogue = catalogue or load_catalogue()
@@ -60,7 +59,30 @@ def serving_graph(
     loaded: dict[str, PromptPolicy] = {
         name: searches[name] if folder is None else workspace.load_policy(folder) for name, folder in folders.items()
     }
-    return build_rank_graph(workspace.resources(loaded), checkpointer=checkpointer)
+    return workspace.resources(loaded)
+
+
+def serving_graph(
+    settings: Settings,
+    *,
+    model: str | None = None,
+    refiner: str | None = None,
+    policies: str | None = None,
+    dataset: str | None = None,
+    catalogue: Catalogue | None = None,
+    store: ResponseStore | None = None,
+    budget: Budget | None = None,
+    checkpointer: BaseCheckpointSaver[str] | None = None,
+) -> RankGraph:
+    """Build the rank graph over `serving_resources`, whose arguments these are.
+
+    `checkpointer` is for threads that persist, and not for a graph that `langgraph dev` serves.
+    """
+    resources = serving_resources(
+        settings, model=model, refiner=refiner, policies=policies, dataset=dataset, catalogue=catalogue, store=store,
+        budget=budget,
+    )  # fmt: skip
+    return build_rank_graph(resources, checkpointer=checkpointer)
 
 
 def parse_policies(text: str | None) -> Mapping[str, Path | None]:

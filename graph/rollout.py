@@ -64,15 +64,19 @@ def complete_all(port: ChatPort, calls: Sequence[ModelCall], progress: Progress 
     return _run(ask())
 
 
-def _run(work: Coroutine[Any, Any, Sequence[T | BaseException]]) -> list[T]:
-    """Run on the event loop, and raise the first of the exceptions that it returns."""
+def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the event loop that runs as long as the process, and wait for it."""
     running = asyncio.run_coroutine_threadsafe(work, _loop())
     try:
-        results = running.result()
+        return running.result()
     finally:
         running.cancel()  # where the caller was interrupted
+
+
+def _run(work: Coroutine[Any, Any, Sequence[T | BaseException]]) -> list[T]:
+    """Run on the event loop, and raise the first of the exceptions that it returns."""
     done: list[T] = []
-    for result in results:
+    for result in run_on_loop(work):
         if isinstance(result, BaseException):
             raise result
         done.append(result)
