@@ -51,7 +51,7 @@ def _choices(record: StepRecord, before: PromptSpec, catalogue: Catalogue, domai
             action=action,
             sentence_id=catalogue.sentences(pattern)[action].id,
             sentence=record.prompt.sentences[pattern],
-            probability=choice.probability if choice else None,
+            probability=choice.probability if choice else record.propensities.get(pattern),
             changed=getattr(before, pattern) != action,
         )
     others: dict[PatternName, bool] = {
@@ -67,11 +67,21 @@ def _choices(record: StepRecord, before: PromptSpec, catalogue: Catalogue, domai
                 probability=choice.probability,
                 changed=changed,
             )
-    if "user_profile" not in views and (subset := record.spec.user_profile):
+    drawn, length, subset = record.propensities, record.spec.history_length, record.spec.user_profile
+    if "history_records" in drawn:  # a one-shot policy picks the length itself, not an increment
+        views["history_records"] = ChoiceView(
+            action=length,
+            sentence_id=str(length),
+            sentence=f"{length} interactions",
+            probability=drawn["history_records"],
+            changed=others["history_records"],
+        )
+    if "user_profile" not in views and (subset or "user_profile" in drawn):
         views["user_profile"] = ChoiceView(
             action=subset,
             sentence_id=catalogue.user_profile.ids[subset],
             sentence=choice_text(catalogue, domain, "user_profile", subset),
+            probability=drawn.get("user_profile"),
             changed=others["user_profile"],
         )
     return views

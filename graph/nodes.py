@@ -68,6 +68,7 @@ class RankNodes:
             "window": WindowState(),
             "sentences": {},
             "triggers": "",
+            "propensities": {},
             "search_calls": 0,
         }
 
@@ -181,6 +182,7 @@ class RankNodes:
         record = StepRecord(
             spec=state.prompt.spec,
             choices=state.choices if state.observation else {},
+            propensities={} if state.observation else state.propensities,
             inputs=state.observation.inputs if state.observation else None,
             prompt=state.prompt,
             ranking=window.order,
@@ -383,6 +385,7 @@ def _decided(decision: Decision, search_calls: int = 0) -> Update:
         "spec": decision.spec,
         "sentences": dict(decision.sentences),
         "triggers": decision.triggers,
+        "propensities": decision.probabilities,
         "observation": None,
         "search_calls": search_calls,
     }

@@ -56,6 +56,8 @@ class StepRecord:
     parse: ParseReport
     cached: bool
     calls: int
+    propensities: Mapping[PatternName, float] = field(default_factory=dict)
+    """How likely a one-shot policy was to choose what it chose; empty where it drew nothing."""
     n_permutations: int = 1
     """Shuffled copies of the prompt, whose rankings were fused."""
     n_windows: int = 1
@@ -178,6 +180,8 @@ class RankState:
     """Templates that a one-shot policy, a search or a trial puts in place of the catalogue's sentences."""
     triggers: str = ""
     """Words that a one-shot policy, a search or a trial puts as the last line of the user message."""
+    propensities: dict[PatternName, float] = field(default_factory=dict)
+    """How likely a one-shot policy was to choose what it chose; empty where it drew nothing."""
     search_calls: int = 0
     """Calls that the step's prompt was searched with."""
     first_sample: int = 0
