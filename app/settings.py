@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     """Trained policies of a served graph, as NAME=FOLDER separated by commas."""
     prices: Path | None = Field(None, validation_alias="PROMPTAILOR_PRICES")
     """Own prices of models, as YAML; before those that come with the package."""
+    pseudonym_key: SecretStr | None = Field(None, validation_alias="PROMPTAILOR_PSEUDONYM_KEY")
+    """Keys the pseudonyms of users, where several machines must agree; else a file in `home` does."""
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
 
