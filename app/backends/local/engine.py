@@ -172,13 +172,19 @@ class Engine:
 
     def label_log_probs(self, embeddings: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
         """Return the log-probability of each label, differentiable in the embeddings of the prompt's tokens."""
-        trie = self._trie(tuple(labels))
-        opened = torch.cat([embeddings[: len(embeddings) - self.labels.n_merged], self._embeddings(self.labels.lead)])
-        edges = [
-            self._read([_placed(places, len(opened))], inputs_embeds=torch.cat([opened, self._embeddings(tail)])[None])
-            for tail, places in trie.rows
-        ]
-        return trie.log_probs(torch.cat([log_probs for row in edges for log_probs in row]))
+        return self.log_probs_of([embeddings], [labels])[0]
+
+    def log_probs_of(self, embeddings: Sequence[torch.Tensor], labels: Sequence[Sequence[str]]) -> list[torch.Tensor]:
+        """Do what `label_log_probs` does for many prompts, in one forward pass."""
+        tries = [self._trie(tuple(of_prompt)) for of_prompt in labels]
+        rows, places = [], []
+        for prompt, trie in zip(embeddings, tries, strict=True):
+            kept = prompt[: len(prompt) - self.labels.n_merged]
+            for tail, at in trie.rows:
+                rows.append(torch.cat([kept, self._embeddings([*self.labels.lead, *tail])]))
+                places.append(_placed(at, len(kept) + len(self.labels.lead)))
+        read = iter(self._read(places, inputs_embeds=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)))
+        return [trie.log_probs(torch.cat([next(read) for _ in trie.rows])) for trie in tries]
 
     def _make_trie(self, labels: tuple[str, ...]) -> LabelTrie:
         self.labels.check(labels)
