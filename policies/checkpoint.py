@@ -182,7 +182,8 @@ def load_policy(
         if _digest(files / name) != digest:
             raise CheckpointError(f"{files / name}: changed since it was saved; restore it or train the policy again")
     try:
-        return _LOADERS[manifest.kind](files, manifest.info, catalogue, embeddings, encoder)
+        known = catalogue.as_of(manifest.catalogue_digest)
+        return _LOADERS[manifest.kind](files, manifest.info, known, embeddings, encoder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{files}: does not load ({_one_line(error)}); train the policy again") from None
 

@@ -122,12 +122,22 @@ class PromptSpec(Model):
     user_profile: int = 0
 
 
+class Edition(Model):
+    """An earlier edition of a catalogue that sentences were added to since."""
+
+    digest: str
+    sentences: dict[SentencePattern, Annotated[int, Field(ge=1)]]
+    """How many of each pattern's sentences it had: the first ones, in the same places."""
+
+
 class Catalogue(Model):
     """All patterns, checked, with the domains' words."""
 
     schema_version: Literal[1]
     editions: tuple[str, ...] = ()
     """Digests of earlier editions all of whose actions mean the same in this one."""
+    grown_from: tuple[Edition, ...] = ()
+    """Editions that had fewer sentences; see `extended`."""
     role_playing: Pattern
     history_records: HistoryPattern
     candidates: CandidateSection
@@ -151,6 +161,10 @@ class Catalogue(Model):
                 raise ValueError(f"{pattern}: sentence id(s) {sorted(twice)} occur twice")
             for sentence in self.sentences(pattern):
                 check_sentence(f"{pattern}.{sentence.id}", sentence.text)
+            if lacking := [
+                e.digest for e in self.grown_from if e.sentences.get(pattern, 0) not in range(1, len(ids) + 1)
+            ]:
+                raise ValueError(f"grown_from: edition {lacking[0]} needs 1 to {len(ids)} sentences of {pattern}")
             if getattr(self.manual, pattern) not in ids:
                 raise ValueError(f"manual.{pattern}: no sentence {getattr(self.manual, pattern)!r}; there are {ids}")
         _check_placeholders("history_records.text", self.history_records.text, DOMAIN_WORDS)
@@ -171,11 +185,39 @@ class Catalogue(Model):
     @cached_property
     def digest(self) -> str:
         """Hex digest of everything a prompt can say; stored with checkpoints and results."""
-        return hashlib.sha256(self.model_dump_json(exclude={"editions"}).encode()).hexdigest()[:16]
+        text = self.model_dump_json(exclude={"editions", "grown_from"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reads(self, digest: str) -> bool:
         """Whether actions chosen from the catalogue with this digest mean the same in this one."""
-        return digest in (self.digest, *self.editions)
+        return digest in (self.digest, *self.editions, *(edition.digest for edition in self.grown_from))
+
+    def as_of(self, digest: str) -> Catalogue:
+        """Return the catalogue as a policy knows it that was trained with an edition: without what was added since."""
+        edition = next((edition for edition in self.grown_from if edition.digest == digest), None)
+        if edition is None or digest == self.digest:
+            return self
+        content = self.model_dump()
+        for pattern, count in edition.sentences.items():
+            content[pattern]["sentences"] = content[pattern]["sentences"][:count]
+        return Catalogue.model_validate(content | {"grown_from": ()})
+
+    def extended(self, added: Mapping[SentencePattern, Iterable[Sentence]]) -> Catalogue:
+        """Return the catalogue with sentences behind its own, which keep their places: its policies still serve.
+
+        Raises:
+            ValueError: an id stands there already, or a sentence has an unknown placeholder; the message names it.
+        """
+        sizes = {pattern: len(self.sentences(pattern)) for pattern in SENTENCE_PATTERNS}
+        content = self.model_dump()
+        content["grown_from"] = (
+            *content["grown_from"],
+            *({"digest": d, "sentences": sizes} for d in (self.digest, *self.editions)),
+        )
+        content["editions"] = ()
+        for pattern, sentences in added.items():
+            content[pattern]["sentences"] = (*content[pattern]["sentences"], *(s.model_dump() for s in sentences))
+        return Catalogue.model_validate(content)
 
     def sentences(self, pattern: SentencePattern) -> tuple[Sentence, ...]:
         """Return a sentence pattern's actions in order."""
@@ -283,3 +325,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CatalogueError(f"catalogue file {path}: expected a mapping of patterns, found {type(content).__name__}")
     return content
+
+
+def dump_catalogue(catalogue: Catalogue) -> str:
+    """Return a catalogue as the YAML that `load_catalogue` reads, whole."""
+    content = catalogue.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)

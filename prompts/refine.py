@@ -86,7 +86,7 @@ def accept_refinement(
         encoder: judges the meaning; None leaves that guard out.
         instruction: what the refiner was asked (`catalogue.refine.text`), to see whether it leaked.
     """
-    text = _clean(rewritten, original)
+    text = clean_answer(rewritten, original)
     if text == original:
         return RefineVerdict(text=original)
     reason = next(_faults(original, text, words, instruction), None)
@@ -95,8 +95,8 @@ def accept_refinement(
     return RefineVerdict(text=None if reason else text, reason=reason)
 
 
-def _clean(answer: str, original: str) -> str:
-    """Strip thinking, an introduction, and marks around the sentence."""
+def clean_answer(answer: str, original: str = "") -> str:
+    """Strip thinking, an introduction that the original does not have itself, and marks around the sentence."""
     text = answer.rpartition("</think>")[2].strip()
     if (lead_in := _LEAD_IN.match(text)) and not _LEAD_IN.match(original):
         text = text[lead_in.end() :]
@@ -110,9 +110,9 @@ def _faults(original: str, text: str, words: Mapping[str, str], instruction: str
         yield "empty"
     if len(text.splitlines()) > 1:
         yield "multi_line"
-    if any(unicodedata.category(c)[0] == "C" or (c in "<>" and c not in original) for c in text):
-        yield "unsafe_characters"  # angle brackets are the fences'
-    if _runs(text) & (_runs(instruction) - _runs(original)):
+    if has_unsafe_characters(text, original):
+        yield "unsafe_characters"
+    if word_runs(text) & (word_runs(instruction) - word_runs(original)):
         yield "leaked_instruction"
     if sorted(_BRACE.findall(text)) != sorted(_BRACE.findall(original)):
         yield "changed_placeholders"
@@ -125,11 +125,17 @@ def _faults(original: str, text: str, words: Mapping[str, str], instruction: str
         yield "too_long"
 
 
+def has_unsafe_characters(text: str, original: str = "") -> bool:
+    """Whether a text has control characters, or angle brackets, the fences', that the original does not have."""
+    return any(unicodedata.category(c)[0] == "C" or (c in "<>" and c not in original) for c in text)
+
+
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
+def word_runs(text: str) -> set[tuple[str, ...]]:
+    """Return every `LEAKED_RUN` words in a row, case folded, placeholders left out."""
     words = _words(_BRACE.sub(" ", text))
     return {tuple(words[start : start + LEAKED_RUN]) for start in range(len(words) - LEAKED_RUN + 1)}
 

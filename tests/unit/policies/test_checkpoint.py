@@ -18,6 +18,7 @@ from promptailor.policies.checkpoint import PolicyManifest, load_policy, read_ma
 from promptailor.policies.manual import SinglePrompt, manual_policy
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.prompts.errors import CheckpointError
+from promptailor.prompts.patterns import Sentence
 
 if TYPE_CHECKING:
     from tests.unit.policies.conftest import HashEncoder, ToyWorld
@@ -113,6 +114,26 @@ def test_one_shot_policies_come_back(
         for explore in (True, False):
             decisions = [p.choose(toy.inputs("b-user-9"), key=(1,), explore=explore) for p in (policy, loaded)]
             assert decisions[0] == decisions[1]
+
+
+def test_policies_serve_unchanged_after_sentences_were_added(
+    tmp_path: Path, toy: ToyWorld, text_encoder: HashEncoder, manifest: PolicyManifest
+) -> None:
+    """Under a catalogue that has grown, the greedy and the drawn choices are the old ones."""
+    bandit = FactoredBandit(PromptSpace(toy.catalogue), toy.embeddings)
+    bandit.fit(toy, calls=100, seed=0)
+    team = ReinforcedPolicy(PolicyConfig(), toy.catalogue, embeddings=toy.embeddings, encoder=text_encoder, seed=1)
+    clerk = Sentence(id="clerk", text="You sell {items}.")
+    grown = toy.catalogue.extended({"role_playing": [clerk], "output_format": [clerk]})
+    for name, policy in {"bandit": bandit, "team": team}.items():
+        save_policy(tmp_path / name, policy, manifest)
+        loaded = load_policy(tmp_path / name, catalogue=grown, embeddings=lambda: toy.embeddings, encoder=text_encoder)
+        if isinstance(loaded, ReinforcedPolicy):
+            assert toy.rollout(loaded, "a-user-3", n_steps=2) == toy.rollout(team, "a-user-3", n_steps=2)
+        else:
+            assert isinstance(loaded, FactoredBandit)
+            chosen = [p.choose(toy.inputs("b-user-9"), key=(1,), explore=True) for p in (bandit, loaded)]
+            assert chosen[0] == chosen[1]
 
 
 def test_a_single_prompt_needs_no_embeddings(

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from promptailor.prompts.errors import CatalogueError
-from promptailor.prompts.patterns import DOMAIN_WORDS, PATTERNS, SENTENCE_PATTERNS, load_catalogue
+from promptailor.prompts.patterns import (
+    DOMAIN_WORDS,
+    PATTERNS,
+    SENTENCE_PATTERNS,
+    Sentence,
+    dump_catalogue,
+    load_catalogue,
+)
 
 CATALOGUE = load_catalogue()
 
@@ -157,3 +164,26 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, own_file: Path) -> 
             load_catalogue(path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_added_sentences_leave_the_others_in_their_places(own_file: Path) -> None:
+    grown = CATALOGUE.extended({"role_playing": [Sentence(id="clerk", text="You sell {items}.")]})
+    again = grown.extended({"output_format": [Sentence(id="spoken", text="Say the numbers, best first.")]})
+    own_file.write_text(dump_catalogue(again), "utf-8")
+    loaded = load_catalogue(own_file)
+    assert loaded == again
+    assert loaded.digest == again.digest
+    assert len({CATALOGUE.digest, grown.digest, again.digest}) == 3
+    assert [s.id for s in loaded.sentences("role_playing")] == ["expert", "recommender", "psychologist", "clerk"]
+    assert loaded.as_of(CATALOGUE.digest).digest == CATALOGUE.digest
+    assert loaded.as_of(grown.digest).digest == grown.digest
+    assert all(loaded.reads(c.digest) for c in (CATALOGUE, grown, again))
+    assert all(loaded.reads(digest) for digest in CATALOGUE.editions)
+    assert not CATALOGUE.reads(grown.digest)
+
+
+def test_a_sentence_is_added_once_and_without_unknown_words() -> None:
+    with pytest.raises(ValueError, match="expert"):
+        CATALOGUE.extended({"role_playing": [Sentence(id="expert", text="You sell {items}.")]})
+    with pytest.raises(ValueError, match="shelf"):
+        CATALOGUE.extended({"role_playing": [Sentence(id="clerk", text="You fill the {shelf}.")]})
