@@ -167,10 +167,10 @@ class Catalogue(Model):
                 raise ValueError(f"grown_from: edition {lacking[0]} needs 1 to {len(ids)} sentences of {pattern}")
             if getattr(self.manual, pattern) not in ids:
                 raise ValueError(f"manual.{pattern}: no sentence {getattr(self.manual, pattern)!r}; there are {ids}")
-        _check_placeholders("history_records.text", self.history_records.text, DOMAIN_WORDS)
-        _check_placeholders("candidates.text", self.candidates.text, DOMAIN_WORDS)
-        _check_placeholders("user_profile.text", self.user_profile.text, DOMAIN_WORDS)
-        _check_placeholders("refine.text", self.refine.text, ("sentence",), required=("sentence",))
+        check_placeholders("history_records.text", self.history_records.text, DOMAIN_WORDS)
+        check_placeholders("candidates.text", self.candidates.text, DOMAIN_WORDS)
+        check_placeholders("user_profile.text", self.user_profile.text, DOMAIN_WORDS)
+        check_placeholders("refine.text", self.refine.text, ("sentence",), required=("sentence",))
         for field in self.user_profile.fields:
             if field not in UserProfile.model_fields:
                 raise ValueError(
@@ -179,7 +179,7 @@ class Catalogue(Model):
             text = self.user_profile.field_texts.get(field)
             if text is None:
                 raise ValueError(f"user_profile.field_texts: no text for the field {field!r}")
-            _check_placeholders(f"user_profile.field_texts.{field}", text, ("value",), required=("value",))
+            check_placeholders(f"user_profile.field_texts.{field}", text, ("value",), required=("value",))
         return self
 
     @cached_property
@@ -265,10 +265,10 @@ class Catalogue(Model):
 
 def check_sentence(where: str, text: str) -> None:
     """Raise ValueError, which names `where`, where a template has a placeholder that no domain fills in."""
-    _check_placeholders(where, text, DOMAIN_WORDS)
+    check_placeholders(where, text, DOMAIN_WORDS)
 
 
-def _check_placeholders(where: str, text: str, allowed: Iterable[str], required: Iterable[str] = ()) -> None:
+def check_placeholders(where: str, text: str, allowed: Iterable[str], required: Iterable[str] = ()) -> None:
     """Raise ValueError where a text's placeholders are unknown, malformed, or lack a required one."""
     try:
         parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
