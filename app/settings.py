@@ -23,10 +23,16 @@ class Settings(BaseSettings):
     """Refiner of a served graph (RPP+)."""
     policies: str | None = Field(None, validation_alias="PROMPTAILOR_POLICIES")
     """Trained policies of a served graph, as NAME=FOLDER separated by commas."""
+    dataset: str | None = Field(None, validation_alias="PROMPTAILOR_DATASET")
+    """Catalogue that the chat recommends from; the data set that the recommender was made for where empty."""
+    chat_model: str | None = Field(None, validation_alias="PROMPTAILOR_CHAT_MODEL")
+    """Model that reads what visitors write; rules do where empty."""
     prices: Path | None = Field(None, validation_alias="PROMPTAILOR_PRICES")
     """Own prices of models, as YAML; before those that come with the package."""
     pseudonym_key: SecretStr | None = Field(None, validation_alias="PROMPTAILOR_PSEUDONYM_KEY")
     """Keys the pseudonyms of users, where several machines must agree; else a file in `home` does."""
+    database: SecretStr | None = Field(None, validation_alias="PROMPTAILOR_DATABASE")
+    """URL of the database of answers and feedback; a SQLite file in `home` where empty."""
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
 
