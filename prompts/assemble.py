@@ -65,6 +65,7 @@ def assemble(
     sample_index: int = 0,
     refined: Mapping[SentencePattern, str] | None = None,
     triggers: str = "",
+    summaries: bool = False,
 ) -> AssembledPrompt:
     """Write the prompt of one request.
 
@@ -77,6 +78,7 @@ def assemble(
         refined: sentences that replace the catalogue's own (RPP+).
         triggers: words that stand as the last line (PAP-REC). A blank stands before the first of them too, so that
             every one is tokenised as a word inside a line is.
+        summaries: whether candidates that have one are shown with their summary (AGP).
     """
     sentences = choose_sentences(request.domain, spec, catalogue, refined or {})
     recent = most_recent(request.history, spec)
@@ -89,7 +91,7 @@ def assemble(
     if recent:
         lines = [f"- {clean_title(item.title)}" for item in recent]
         parts.append(fence(catalogue.history_records.text.format_map(words), "history", lines))
-    lines = [f"{n}. {clean_title(item.title)}" for n, item in enumerate(shown, 1)]
+    lines = [f"{n}. {show_item(item, summaries=summaries)}" for n, item in enumerate(shown, 1)]
     parts.append(fence(catalogue.candidates.text.format_map(words), "candidates", lines))
     parts.extend(sentences[name] for name in ("reasoning_guidance", "output_format") if name in sentences)
     if triggers:
@@ -118,6 +120,12 @@ def permute(candidates: tuple[Item, ...], seed: int, user_id: str, sample_index:
 def clean_title(title: str) -> str:
     """Make an untrusted title safe to show: one line, no control characters, no fence brackets, bounded length."""
     return _clean_line(title, MAX_TITLE_LENGTH)
+
+
+def show_item(item: Item, *, summaries: bool) -> str:
+    """Return an item's line: its title, and its summary behind a dash where it has one that is to be shown."""
+    title = clean_title(item.title)
+    return f"{title} – {clean_title(item.summary)}" if summaries and item.summary else title
 
 
 def clean_text(text: str, max_length: int = MAX_TASTE_LENGTH) -> str:
