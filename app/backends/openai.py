@@ -19,7 +19,9 @@ from pydantic import PrivateAttr, SecretStr
 
 from promptailor.app.backends.openai_client import AiohttpCompletions
 from promptailor.app.backends.openai_readouts import (
+    GRAMMARS,
     TOP_LOG_PROBS,
+    Grammar,
     label_log_probs,
     probe_options,
     ranking_by,
@@ -37,7 +39,7 @@ _NEXT: dict[Readout, Readout] = {"first_token": "structured", "structured": "tex
 """What a readout falls back to."""
 _WORDS: dict[Readout, tuple[str, ...]] = {
     "first_token": ("logprob",),
-    "structured": ("response_format", "schema", "structured output", "grammar"),
+    "structured": ("response_format", "schema", "structured output", "grammar", "structured_outputs"),
 }
 """Words by which a refusal of the readout is told from a refusal of the prompt."""
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
@@ -85,6 +87,9 @@ class OpenAIChat(ChatOpenAI, RankingChat):
 
     disable_streaming: bool | Literal["tool_calling"] = True
 
+    grammar: Grammar = "json_schema"
+    """What holds a structured answer."""
+
     readouts: ClassVar[tuple[Readout, ...]] = ("text", "structured", "first_token")
 
     _server: _Server = PrivateAttr(default_factory=_Server)
@@ -104,7 +109,7 @@ class OpenAIChat(ChatOpenAI, RankingChat):
         **kwargs: Any,
     ) -> ChatResult:
         readout = self._server.best(self.readout) if labels else "text"
-        options = {**kwargs, **request_options(readout, labels)}
+        options = {**kwargs, **request_options(readout, labels, self.grammar)}
         try:
             result = super()._generate(messages, stop, run_manager, **options)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
@@ -122,7 +127,7 @@ class OpenAIChat(ChatOpenAI, RankingChat):
         **kwargs: Any,
     ) -> ChatResult:
         readout = self._server.best(self.readout) if labels else "text"
-        options = {**kwargs, **request_options(readout, labels)}
+        options = {**kwargs, **request_options(readout, labels, self.grammar)}
         payload = self._get_request_payload(messages, stop=stop, **options)
         try:
             # As in ChatOpenAI, but for a thread of its own to read each answer in, which costs more than reading it.
@@ -143,7 +148,7 @@ class OpenAIChat(ChatOpenAI, RankingChat):
             return Probe(answer=AIMessage(""), lacks={"structured": reason, "first_token": reason})
         generation = result.generations[0]
         lacks: dict[Readout, str] = {}
-        if structured_ranking(generation.text) is None:
+        if structured_ranking(generation.text, "json_schema") is None:
             lacks["structured"] = "the server ignores the schema"
         if label_log_probs((generation.generation_info or {}).get("logprobs"), labels) is None:
             lacks["first_token"] = "the server sends no log-probabilities"
@@ -172,7 +177,7 @@ class OpenAIChat(ChatOpenAI, RankingChat):
             told |= {"label_log_probs": log_probs, "labels_seen": len(log_probs)}
             ranking = ranking_by(log_probs, labels) if log_probs else None  # else the token, for the parser to report
         elif readout == "structured":
-            ranking = structured_ranking(message.text)
+            ranking = structured_ranking(message.text, self.grammar)
             told["readout"] = "structured" if ranking else "text"
         reasons = [*self._server.failed.values()] if labels else []
         if told["readout"] != readout:
@@ -193,7 +198,7 @@ def load(spec: ModelSpec, settings: Settings) -> OpenAIChat:
     Raises:
         SpecError: neither a key nor a server is given, or an option makes no sense.
     """
-    spec.refuse_unknown("base_url", "temperature", "max_tokens", "readout", "timeout", "seed", "api_key_env")
+    spec.refuse_unknown("base_url", "temperature", "max_tokens", "readout", "grammar", "timeout", "seed", "api_key_env")
     base_url, api_key = _base_url(spec) or settings.openai_base_url, _api_key(spec) or settings.openai_api_key
     if api_key is None and base_url is None:
         raise SpecError(f"--model {spec}: set OPENAI_API_KEY, or name a compatible server with ?base_url=URL")
@@ -205,6 +210,7 @@ def load(spec: ModelSpec, settings: Settings) -> OpenAIChat:
         temperature=spec.number("temperature", 0.0),
         max_completion_tokens=spec.whole("max_tokens", 1) if spec.text("max_tokens") else None,
         readout=spec.choice("readout", OpenAIChat.readouts, "text"),
+        grammar=spec.choice("grammar", GRAMMARS, "json_schema"),
         timeout=timeout_s,
         seed=int(spec.number("seed", 0)) if spec.text("seed") else None,
         max_retries=0,

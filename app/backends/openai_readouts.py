@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
+from promptailor.app.backends.permutation_grammar import permutation_grammar
 from promptailor.app.backends.ranking_chat import Readout
+
+Grammar = Literal["json_schema", "llguidance"]
+"""What holds a structured answer: a schema, which every server knows and which lets a label come twice, or vLLM's
+grammar of a permutation."""
+GRAMMARS: tuple[Grammar, ...] = get_args(Grammar)
 
 TOP_LOG_PROBS = 20
 """Tokens of which OpenAI and vLLM tell the log-probability, at most."""
@@ -18,11 +24,13 @@ LABELS_HEADER = "X-Candidate-Labels"
 and refuse unknown fields."""
 
 
-def request_options(readout: Readout, labels: Sequence[str]) -> dict[str, Any]:
+def request_options(readout: Readout, labels: Sequence[str], grammar: Grammar) -> dict[str, Any]:
     """Return what a readout adds to a request, as arguments of the OpenAI client."""
     match readout:
         case "text":
             return {}
+        case "structured" if grammar == "llguidance":
+            return {"extra_body": {"structured_outputs": {"grammar": permutation_grammar(labels)}}}
         case "structured":
             # In the body as it is: given as an argument, the client would parse the answer itself, and raise where it
             # was cut, though it is paid for.
@@ -62,8 +70,11 @@ def ranking_format(labels: Sequence[str]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": RANKING, "strict": True, "schema": schema}}
 
 
-def structured_ranking(text: str) -> list[str] | None:
+def structured_ranking(text: str, grammar: Grammar) -> list[str] | None:
     """Return the labels of a structured answer; None where it is none."""
+    if grammar == "llguidance":
+        lines = text.split("\n")
+        return lines if all(line.isdecimal() for line in lines) else None
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):  # of a thousand nested brackets

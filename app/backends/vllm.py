@@ -1,10 +1,7 @@
 """vLLM in process: many prompts at once, shared beginnings computed once, and rankings that cannot be invalid.
 
 `first_token` is one step per prompt: every token but the labels' is masked, and the log-probabilities of what is left
-order the candidates. `structured` writes under a grammar whose one parameter is the set of labels named so far, a bit
-each: the permutations of 50 labels take 50 alternatives where a plain grammar takes 2^50 rules. A JSON schema cannot
-ask for one at all, because no engine holds an answer to `uniqueItems`. Such grammars are llguidance's, which is one of
-vLLM's own back ends.
+order the candidates. `structured` writes under the grammar of a permutation (`permutation_grammar`).
 """
 
 from __future__ import annotations
@@ -39,6 +36,7 @@ from promptailor.app.backends.local.engine import MAX_NEW_TOKENS, LabelScores
 from promptailor.app.backends.local.labels import LABELS
 from promptailor.app.backends.local.loading import fingerprint
 from promptailor.app.backends.messages import plain_messages
+from promptailor.app.backends.permutation_grammar import permutation_grammar
 from promptailor.app.backends.ranking_chat import READOUTS, RankingChat, Readout
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
@@ -224,15 +222,6 @@ class VllmChat(RankingChat):
         )
         message = AIMessage(content=text, response_metadata=metadata, usage_metadata=usage)
         return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def permutation_grammar(labels: Sequence[str]) -> str:
-    """Write the grammar of every order of at most 64 labels, one per line; bit n of its parameter: label n is named."""
-    whole = f"is_ones([0:{len(labels)}])"
-    choices = "\n  | ".join(
-        f"{json.dumps(label)} rest::set_bit({n}) %if bit_clear({n})" for n, label in enumerate(labels)
-    )
-    return f'start: label::0\nlabel::_: {choices}\nrest::_: "" %if {whole}\n  | "\\n" label::_ %if not({whole})\n'
 
 
 @functools.cache

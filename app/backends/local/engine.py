@@ -147,7 +147,7 @@ class Engine:
         """Do what `rank_batch` does for encoded prompts."""
         tries = [self._trie(tuple(of_prompt)) for of_prompt in labels]
         rows = [row for prompt, trie in zip(prompts, tries, strict=True) for row in self._rows(prompt, trie)]
-        read = iter(_by_length(rows, [len(row.tokens) for row in rows], self._scored_at_once, self._read_rows))
+        read = iter(by_length(rows, [len(row.tokens) for row in rows], self._scored_at_once, self._read_rows))
         scores = []
         for trie, of_prompt in zip(tries, labels, strict=True):
             log_probs = trie.log_probs(torch.cat([next(read) for _ in trie.rows])).tolist()
@@ -159,12 +159,12 @@ class Engine:
     def order_tokens(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[str]]) -> list[Ordered]:
         """Answer encoded prompts by greedy decoding held to a permutation of the labels."""
         asked = list(zip(prompts, labels, strict=True))
-        return _by_length(asked, [len(prompt) for prompt in prompts], _AT_ONCE, self._order)
+        return by_length(asked, [len(prompt) for prompt in prompts], _AT_ONCE, self._order)
 
     def generate_tokens(self, prompts: Sequence[list[int]], max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
         """Answer encoded prompts by greedy decoding, up to and including the end token."""
         lengths = [len(prompt) for prompt in prompts]
-        return _by_length(prompts, lengths, _AT_ONCE, lambda chunk: self._write(chunk, max_new_tokens))
+        return by_length(prompts, lengths, _AT_ONCE, lambda chunk: self._write(chunk, max_new_tokens))
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:
         """Return the input embeddings of tokens, one row each, ready to receive a gradient."""
@@ -176,6 +176,17 @@ class Engine:
 
     def log_probs_of(self, embeddings: Sequence[torch.Tensor], labels: Sequence[Sequence[str]]) -> list[torch.Tensor]:
         """Do what `label_log_probs` does for many prompts, in one forward pass."""
+        rows, places, tries = self.open_rows(embeddings, labels)
+        read = iter(self.read(places, inputs_embeds=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)))
+        return [trie.log_probs(torch.cat([next(read) for _ in trie.rows])) for trie in tries]
+
+    def open_rows(
+        self, embeddings: Sequence[torch.Tensor], labels: Sequence[Sequence[str]]
+    ) -> tuple[list[torch.Tensor], list[Places], list[LabelTrie]]:
+        """Return the rows that a forward pass over embedded prompts, or over their ends, takes, and where to read them.
+
+        A row has the shape (tokens, dim); its places are counted from its own beginning.
+        """
         tries = [self._trie(tuple(of_prompt)) for of_prompt in labels]
         rows, places = [], []
         for prompt, trie in zip(embeddings, tries, strict=True):
@@ -183,8 +194,7 @@ class Engine:
             for tail, at in trie.rows:
                 rows.append(torch.cat([kept, self._embeddings([*self.labels.lead, *tail])]))
                 places.append(_placed(at, len(kept) + len(self.labels.lead)))
-        read = iter(self._read(places, inputs_embeds=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)))
-        return [trie.log_probs(torch.cat([next(read) for _ in trie.rows])) for trie in tries]
+        return rows, places, tries
 
     def _make_trie(self, labels: tuple[str, ...]) -> LabelTrie:
         self.labels.check(labels)
@@ -201,9 +211,9 @@ class Engine:
     def _read_rows(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
         width = max(len(row.tokens) for row in rows)
         batch = [[*row.tokens, *[self._pad] * (width - len(row.tokens))] for row in rows]
-        return self._read([row.places for row in rows], input_ids=self._tensor(batch))
+        return self.read([row.places for row in rows], input_ids=self._tensor(batch))
 
-    def _read(self, rows: Sequence[Places], **inputs: torch.Tensor) -> list[torch.Tensor]:
+    def read(self, rows: Sequence[Places], **inputs: Any) -> list[torch.Tensor]:
         """Return the log-probabilities of each row's tokens of interest; logits are computed where they are read."""
         column = {place: c for c, place in enumerate(sorted({place for row in rows for place, _ in row}))}
         spots = [(r, column[place], tokens) for r, row in enumerate(rows) for place, tokens in row]
@@ -251,7 +261,7 @@ class Engine:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
-def _by_length(
+def by_length(
     asked: Sequence[Asked], lengths: Sequence[int], at_once: int, run: Callable[[list[Asked]], Sequence[Given]]
 ) -> list[Given]:
     """Run chunks of similar length, and return the results in the given order."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from promptailor.app.backends.local.engine import Engine
+from promptailor.app.backends.local.engine import Engine, by_length
+from promptailor.app.backends.local.prefixes import Prefixes
 from promptailor.policies.white_box import Floats, TriggerVocabulary, VocabularyKind, WhiteBoxPrompt
 from promptailor.prompts.llm import Message
 
 _WORD_STARTS = ("Ġ", "▁")
 """What stands for the blank before a word: in byte-level BPE, and in SentencePiece."""
 _SHORTEST_WORD = 2
-_GRADIENTS_AT_ONCE = 16
+_SCORES_AT_ONCE, _GRADIENTS_AT_ONCE = 64, 32
+_DECIMALS = 4
+"""Log-probabilities are rounded as the engine's are, so that a batch's shape does not tell."""
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -62,26 +69,47 @@ class EngineWhiteBox:
         )
 
     def label_log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> list[Floats]:
-        """Score prompts as serving by `first_token` does, to the last digit."""
-        scores = self.engine.rank_tokens([list(p.tokens) for p in prompts], [p.labels for p in prompts])
-        return [np.array(list(score.log_probs.values())) for score in scores]
+        """Score prompts as serving by `first_token` does, up to the rounding of a batch."""
+        with torch.no_grad():
+            scored = self._by_length(prompts, _SCORES_AT_ONCE, lambda chunk: self._log_probs(chunk)[1])
+        return [log_probs.numpy().round(_DECIMALS) for log_probs in scored]
 
     def gradients(self, prompts: Sequence[WhiteBoxPrompt]) -> tuple[Floats, Floats]:
         """Differentiate in batches of prompts of similar length."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
-        losses, gradients = dict[int, float](), dict[int, Floats]()
-        for start in range(0, len(order), _GRADIENTS_AT_ONCE):
-            chunk = order[start : start + _GRADIENTS_AT_ONCE]
-            embedded = [self.engine.embed(prompts[i].tokens) for i in chunk]
-            log_probs = self.engine.log_probs_of(embedded, [prompts[i].labels for i in chunk])
-            loss = -torch.stack([of[prompts[i].relevant] for of, i in zip(log_probs, chunk, strict=True)])
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            for i, value, leaf in zip(chunk, loss.tolist(), embedded, strict=True):
-                assert leaf.grad is not None, "every prompt's loss depends on its tokens"
-                losses[i] = value
-                gradients[i] = leaf.grad[list(prompts[i].positions)].double().cpu().numpy()
-        everyone = range(len(prompts))
-        return np.array([losses[i] for i in everyone]), np.stack([gradients[i] for i in everyone])
+        done = self._by_length(prompts, _GRADIENTS_AT_ONCE, self._differentiate)
+        return np.array([loss for loss, _ in done]), np.stack([gradient for _, gradient in done])
+
+    def _differentiate(self, prompts: Sequence[WhiteBoxPrompt]) -> list[tuple[float, Floats]]:
+        embedded, log_probs = self._log_probs(prompts)
+        loss = -torch.stack([of[prompt.relevant] for of, prompt in zip(log_probs, prompts, strict=True)])
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        gradients = []
+        for prompt, leaf in zip(prompts, embedded, strict=True):
+            assert leaf.grad is not None, "every prompt's loss depends on its tokens"
+            at = [position - len(prompt.tokens) for position in prompt.positions]  # the leaf may be the prompt's end
+            gradients.append(leaf.grad[at].double().cpu().numpy())
+        return list(zip(loss.tolist(), gradients, strict=True))
+
+    def _log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the embeddings, of the prompts' ends where that is enough, and what is differentiable in them."""
+        labels = [prompt.labels for prompt in prompts]
+        starts = [min(prompt.positions, default=len(prompt.tokens) - 1) for prompt in prompts]
+        ends = [prompt.tokens[start:] for prompt, start in zip(prompts, starts, strict=True)]
+        before = [prompt.tokens[:start] for prompt, start in zip(prompts, starts, strict=True)]
+        if all(before) and self._prefixes.serve(before[0], ends[0], labels[0]):
+            embedded = [self.engine.embed(end) for end in ends]
+            return embedded, self._prefixes.log_probs(before, embedded, labels)
+        embedded = [self.engine.embed(prompt.tokens) for prompt in prompts]
+        return embedded, self.engine.log_probs_of(embedded, labels)
+
+    @cached_property
+    def _prefixes(self) -> Prefixes:
+        return Prefixes(self.engine)
+
+    def _by_length(
+        self, prompts: Sequence[WhiteBoxPrompt], at_once: int, run: Callable[[list[WhiteBoxPrompt]], Sequence[Given]]
+    ) -> list[Given]:
+        return by_length(prompts, [len(prompt.tokens) for prompt in prompts], at_once, run)
 
     def _stable(self, words: dict[int, str]) -> dict[int, str]:
         """Keep the words that are their own token at the start of the triggers' line and behind another word."""

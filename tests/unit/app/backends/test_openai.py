@@ -28,6 +28,7 @@ from promptailor.app.backends.openai_readouts import (
     ranking_format,
     structured_ranking,
 )
+from promptailor.app.backends.permutation_grammar import permutation_grammar
 from promptailor.app.backends.ranking_chat import ReadoutFallbackError
 from promptailor.app.settings import Settings
 from promptailor.prompts.errors import SpecError
@@ -140,6 +141,18 @@ def test_a_schema_names_the_labels_and_its_json_becomes_lines(server: ScriptedSe
         "minItems": 3,
         "maxItems": 3,
     }
+
+
+def test_a_grammar_of_a_permutation_is_sent_to_servers_that_know_it(server: ScriptedServer) -> None:
+    server.replies = [completion("3\n1\n2"), completion("no ranking")]
+    chat = server.chat("&readout=structured&grammar=llguidance")
+    answer = chat.invoke("rank", labels=LABELS)
+    assert (answer.text, answer.response_metadata["readout"]) == ("3\n1\n2", "structured")
+    assert server.bodies[0]["structured_outputs"] == {"grammar": permutation_grammar(LABELS)}
+    assert "response_format" not in server.bodies[0]
+    ignored = chat.invoke("rank", labels=LABELS)
+    assert (ignored.text, ignored.response_metadata["readout"]) == ("no ranking", "text")
+    assert ignored.response_metadata["fallback"] == "the answer does not follow the schema"
 
 
 @pytest.mark.parametrize("text", ['{"ranking": ["3", "1"', "2, 1, 3", "", "[1, 2]", '{"ranking": 1}', "[" * 10_000])
@@ -423,7 +436,7 @@ def test_no_number_a_server_may_send_breaks_the_reading(top: list[dict[str, Any]
 def test_reading_is_total(answer: Any) -> None:
     log_probs = label_log_probs(answer, LABELS)
     assert log_probs is None or set(log_probs) <= set(LABELS)
-    ranking = structured_ranking(json.dumps(answer))
+    ranking = structured_ranking(json.dumps(answer), "json_schema")
     assert ranking is None or all(isinstance(label, str) for label in ranking)
 
 
