@@ -15,6 +15,7 @@ from promptailor.graph.inline import Edge, Node, Update
 from promptailor.graph.nodes import RankNodes, step_node
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput, RankOutput, RankState, ScoreState, TrainInput, TrainOutput
+from promptailor.graph.tracing import Tell, node_policy, tell_of_steps
 from promptailor.policies.base import StepwisePolicy
 from promptailor.prompts.patterns import PATTERNS, PatternName
 
@@ -64,12 +65,14 @@ def build_rank_graph(
         run: Callable[[Any, Context], Update],
         arun: Callable[[Any, Context], Awaitable[Update]] | None = None,
         reads: type[Any] = RankState,
+        tell: Tell | None = None,
     ) -> None:
-        builder.add_node(name, Node(name, run, arun), input_schema=reads)
+        builder.add_node(name, Node(name, run, arun, tell), input_schema=reads, trace_policy=node_policy())
 
+    tell = tell_of_steps(resources.catalogue)
     if training:
         add("receive", nodes.receive_training, reads=TrainInput)
-        add("score", nodes.score, reads=ScoreState)
+        add("score", nodes.score, reads=ScoreState, tell=tell)
     else:
         add("receive", nodes.receive, reads=RankInput)
         add("fuse", nodes.fuse)
@@ -83,7 +86,7 @@ def build_rank_graph(
     add("assemble", nodes.assemble)
     add("refine", nodes.refine, nodes.arefine)
     add("recommend", nodes.recommend, nodes.arecommend)
-    add("parse", nodes.parse)
+    add("parse", nodes.parse, tell=None if training else tell)
 
     start_step = _start_step(resources)
     builder.add_edge(START, "receive")

@@ -13,6 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.runtime import get_runtime
 
 from promptailor.graph.context import Context
+from promptailor.graph.tracing import Tell
 
 Update = dict[str, Any]
 """A node's partial state update; LangGraph checks the keys against the state."""
@@ -25,6 +26,7 @@ class Node(Runnable[Any, Update]):
         name: in traces and graph drawings.
         run: the function.
         arun: its counterpart for event loops where it waits for something; `run` itself where empty.
+        tell: tells those who listen to the run what the node did.
     """
 
     def __init__(
@@ -32,18 +34,24 @@ class Node(Runnable[Any, Update]):
         name: str,
         run: Callable[[Any, Context], Update],
         arun: Callable[[Any, Context], Awaitable[Update]] | None = None,
+        tell: Tell | None = None,
     ) -> None:
-        self.name, self._run, self._arun = name, run, arun
+        self.name, self._run, self._arun, self._tell = name, run, arun, tell
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:
         """Run in this thread."""
-        return self._run(input, _context())
+        return self._told(input, self._run(input, _context()), config)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:
         """Run on this event loop."""
         if self._arun is None:
-            return self._run(input, _context())
-        return await self._arun(input, _context())
+            return self._told(input, self._run(input, _context()), config)
+        return self._told(input, await self._arun(input, _context()), config)
+
+    def _told(self, state: Any, update: Update, config: RunnableConfig | None) -> Update:
+        if self._tell is not None:
+            self._tell(state, update, config)
+        return update
 
 
 class Edge(RunnableLambda[Any, str]):

@@ -127,7 +127,10 @@ class RankOutput(BaseModel):
     steps: list[StepView]
     parse: ParseReport
     llm_calls: int
-    """Answers this request needed, from the cache or not, plus retries and refinements."""
+    """Answers this request needed, from the cache or not, plus retries, refinements and the user's profile. Summaries
+    of items are not in: they are written once for all requests."""
+    profile: str | None = None
+    """What a model wrote about the user before the policy chose; None where it wrote nothing that can be read."""
     fallback: str | None = None
     """Why another policy served than the one asked for."""
 
@@ -182,6 +185,11 @@ class RankState:
     """Words that a one-shot policy, a search or a trial puts as the last line of the user message."""
     propensities: dict[PatternName, float] = field(default_factory=dict)
     """How likely a one-shot policy was to choose what it chose; empty where it drew nothing."""
+    written: bool = False
+    """Whether a one-shot policy wants the answer written out."""
+    profile: str | None = None
+    """What the profiler wrote about the user."""
+    profile_calls: int = 0
     search_calls: int = 0
     """Calls that the step's prompt was searched with."""
     first_sample: int = 0
@@ -213,5 +221,7 @@ class TrainOutput:
 class ScoreState:
     """What `score` sees: the only slice of the state with labels."""
 
+    request: RankRequest
+    policy: str
     trace: list[StepRecord]
     relevant_item_ids: list[str]

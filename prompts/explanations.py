@@ -1,4 +1,4 @@
-"""How an attribution is said in words, from `catalogue/explanations.yaml`."""
+"""How an attribution, and the step of a prompt's evolution, are said in words: `catalogue/explanations.yaml`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ class Wording(Model):
     kept: str
     ordinals: tuple[str, ...]
     later: str
+    chosen: str
+    became: str
+    reworded: str
+    probability: str
+    unchanged: str
 
     def change_of(self, part: Part, choice: str, reference: str) -> str:
         """Say what was exchanged: `History 3 instead of 10`."""
@@ -39,6 +44,13 @@ class Wording(Model):
         """Say what a change did to an item's place; places count from 1."""
         template = self.kept if before == after else self.moved
         return template.format(change=change, before=self.place(before), after=self.place(after))
+
+    def step(self, part: Part, before: str | None, choice: str, probability: float | None) -> str:
+        """Say what a step chose; `before` is the previous step's choice, None where there is none."""
+        same = self.reworded if before == choice else self.became
+        template = self.chosen if before is None else same
+        change = template.format(pattern=self.patterns[part], before=before, choice=choice)
+        return change if probability is None else self.probability.format(change=change, p=probability)
 
     def place(self, rank: int) -> str:
         """Return a place as a word."""
