@@ -96,3 +96,17 @@ def test_a_prompt_in_a_batch_has_the_gradient_it_has_alone(box: EngineWhiteBox) 
 def test_a_label_that_the_model_cannot_write_is_refused(box: EngineWhiteBox) -> None:
     with pytest.raises(InputError, match="label"):
         box.encode(messages(["the"]), labels=("x",), relevant=0, triggers=["the"])
+
+
+def test_what_stands_before_the_triggers_is_kept_and_changes_nothing(
+    box: EngineWhiteBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [encoded(box, "Rank these." + n * " best") for n in (0, 9, 3)]
+    _, kept = box.gradients(prompts)
+    scores = box.label_log_probs(prompts)
+    assert box._prefixes._serves is True
+    monkeypatch.setattr(box._prefixes, "_serves", False)
+    _, whole = box.gradients(prompts)
+    np.testing.assert_allclose(kept, whole, atol=1e-5, rtol=1e-3)
+    for ours, plain in zip(scores, box.label_log_probs(prompts), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=2e-4)
