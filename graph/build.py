@@ -13,6 +13,7 @@ from promptailor.graph.agents import agent_tools
 from promptailor.graph.context import Context
 from promptailor.graph.inline import Edge, Node, Update
 from promptailor.graph.nodes import RankNodes, step_node
+from promptailor.graph.profiles import ProfileNodes
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput, RankOutput, RankState, ScoreState, TrainInput, TrainOutput
 from promptailor.graph.tracing import Tell, node_policy, tell_of_steps
@@ -92,7 +93,17 @@ def build_rank_graph(
     builder.add_edge(START, "receive")
     builder.add_edge("receive", "select_policy")
     starts = ["observe", "choose", "assemble"] if training else ["observe", "choose"]
-    builder.add_conditional_edges("select_policy", Edge(start_step), starts)
+    if any(resources.profiling_of(name) for name in resources.policies):
+        profiles = ProfileNodes(resources)
+        add("summarise", profiles.summarise, profiles.asummarise)
+        add("write_profile", profiles.write_profile, profiles.awrite_profile)
+        builder.add_conditional_edges(
+            "select_policy", Edge(_describe_or(start_step, resources)), ["summarise", *starts]
+        )
+        builder.add_edge("summarise", "write_profile")
+        builder.add_conditional_edges("write_profile", Edge(start_step), starts)
+    else:
+        builder.add_conditional_edges("select_policy", Edge(start_step), starts)
     for agent in (AGENT_NODES[pattern] for pattern in patterns):
         builder.add_edge("observe", agent)
         builder.add_edge(agent, "assemble")
@@ -133,6 +144,15 @@ def _start_step(resources: Resources) -> Callable[[RankState], str]:
         return "assemble" if state.trial else step_node(resources, state.policy)
 
     return start_step
+
+
+def _describe_or(start_step: Callable[[RankState], str], resources: Resources) -> Callable[[RankState], str]:
+    """Have items and user described first, where the policy that serves asks for it."""
+
+    def choose(state: RankState) -> str:
+        return "summarise" if resources.profiling_of(state.policy) else start_step(state)
+
+    return choose
 
 
 def _refine_or_recommend(state: RankState) -> str:

@@ -67,6 +67,9 @@ class RankNodes:
             "choices": Overwrite({}),
             "window": WindowState(),
             "sentences": {},
+            "written": False,
+            "profile": None,
+            "profile_calls": 0,
             "triggers": "",
             "propensities": {},
             "search_calls": 0,
@@ -174,7 +177,8 @@ class RankNodes:
             calls=before.calls
             + sum(answer.completion.calls for answer in state.answers)
             + state.refine_calls
-            + (0 if before.done else state.search_calls),
+            + (0 if before.done else state.search_calls)
+            + (0 if before.done or state.trace else state.profile_calls),
             cached=before.cached and all(answer.completion.cached for answer in state.answers),
         )
         if window.done < len(state.windows):
@@ -277,7 +281,12 @@ class RankNodes:
             sample_index=sample_index(state) + copy * COPY_STRIDE,
             refined=fill(state.sentences, self.resources.catalogue.words(request.domain)) | dict(refined or {}),
             triggers=state.triggers,
+            summaries=self._shows_summaries(state),
         )
+
+    def _shows_summaries(self, state: RankState) -> bool:
+        profiling = self.resources.profiling_of(state.policy)
+        return profiling is not None and profiling.summaries
 
     def _copies(self, state: RankState, context: Context) -> list[tuple[AssembledPrompt, ModelCall]]:
         """Return the prompt and its shuffled copies, each with its call."""
@@ -290,7 +299,7 @@ class RankNodes:
                 prompt,
                 ModelCall(
                     messages=prompt.messages,
-                    labels=prompt.labels,
+                    labels=() if state.written else prompt.labels,
                     split=context.split,
                     sample_index=sample_index(state) + copy * COPY_STRIDE,
                 ),
@@ -384,6 +393,7 @@ def _decided(decision: Decision, search_calls: int = 0) -> Update:
     return {
         "spec": decision.spec,
         "sentences": dict(decision.sentences),
+        "written": decision.written,
         "triggers": decision.triggers,
         "propensities": decision.probabilities,
         "observation": None,

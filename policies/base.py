@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from promptailor.policies.profiling import Profiling
 from promptailor.policies.types import AgentChoice, StateInputs
 from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePattern
 
@@ -26,6 +27,8 @@ class Decision:
     """Templates that replace the catalogue's sentences of these patterns; empty where nothing was edited."""
     triggers: str = ""
     """Words, with blanks between them, that stand as the last line of the user message (PAP-REC)."""
+    written: bool = False
+    """Whether the answer has to be written out because it reasons first; no readout of the labels is then asked for."""
     probabilities: dict[PatternName, float] = field(default_factory=dict)
     """Propensity of the chosen action per pattern; empty for deterministic policies."""
 
@@ -46,6 +49,8 @@ class PolicyInfo:
     """Shuffled copies of each prompt it was trained and selected with, each a call of its own."""
     fusion_weights: tuple[float, ...] = ()
     """What each step counts for in `fusion="weighted"`, learned on validation users; empty where nothing was."""
+    profiling: Profiling | None = None
+    """What a model writes about user and items before the policy chooses (AGP); None where nothing is."""
 
 
 @runtime_checkable

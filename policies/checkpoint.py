@@ -24,6 +24,7 @@ from promptailor.policies.bandit import FactoredBandit
 from promptailor.policies.base import Persistent, PolicyInfo, PromptPolicy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import SinglePrompt, Stopped
+from promptailor.policies.profiling import Profiling
 from promptailor.prompts.errors import CheckpointError
 from promptailor.prompts.llm import TextEncoder
 from promptailor.prompts.patterns import Catalogue
@@ -62,6 +63,11 @@ class PolicyManifest(BaseModel):
     """Shuffled copies of each prompt."""
     fusion_weights: tuple[float, ...] = ()
     """Weight of each step's ranking where they were learned; empty where the last one is served."""
+    profiling: Profiling | None = None
+    """What a model writes about user and items before the policy chooses; None where nothing is."""
+    rewrites_proposed: int = Field(0, ge=0)
+    """Rewritten instructions that passed the guards and were judged (AGP)."""
+    rewrites_accepted: int = Field(0, ge=0)
     stopped: Stopped
     calls: int = Field(ge=0)
     """User-steps spent on learning and selecting it."""
@@ -77,6 +83,7 @@ class PolicyManifest(BaseModel):
             n_steps=self.n_steps,
             permutations=self.permutations,
             fusion_weights=self.fusion_weights,
+            profiling=self.profiling,
         )
 
 

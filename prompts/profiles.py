@@ -7,23 +7,24 @@ shown between fences only. One that holds nothing is None: the prompt then does 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from promptailor.prompts.assemble import clean_text, clean_title, fence, show_item
 from promptailor.prompts.domain import Item, RankRequest, UserProfile
 from promptailor.prompts.guidance import Guidance
-from promptailor.prompts.llm import Message
+from promptailor.prompts.llm import Message, ModelCall
 from promptailor.prompts.patterns import Catalogue
 
 _WORD = re.compile(r"\w")
 
 
-def summary_messages(item: Item, domain: str, catalogue: Catalogue, guidance: Guidance) -> tuple[Message, ...]:
-    """Return what is asked about one item; its metadata is shown as it is, between the marks of a fence."""
+def summary_call(item: Item, domain: str, catalogue: Catalogue, guidance: Guidance) -> ModelCall:
+    """Return what is asked about one item; a summary is of nobody's data, so all splits share it."""
     lines = [f"- {clean_title(item.title)}"]
     if item.categories:
         lines.append(f"- {clean_title(guidance.kinds.format(kinds=', '.join(item.categories)))}")
-    return _question(fence(guidance.summarise.format_map(catalogue.words(domain)), "item", lines))
+    asked = fence(guidance.summarise.format_map(catalogue.words(domain)), "item", lines)
+    return ModelCall(messages=(Message(role="user", content=asked),), split="serve")
 
 
 def parse_summary(answer: str) -> str | None:
@@ -47,7 +48,7 @@ def profile_messages(
     words = catalogue.words(request.domain)
     lines = [f"- {show_item(item, summaries=summaries)}" for item in request.history[-n_items:]]
     history = fence(catalogue.history_records.text.format_map(words), "history", lines)
-    return _question(f"{history}\n{instruction.format_map(words)}")
+    return (Message(role="user", content=f"{history}\n{instruction.format_map(words)}"),)
 
 
 def parse_profile(answer: str) -> str | None:
@@ -65,14 +66,31 @@ def with_profile(profile: UserProfile | None, written: str) -> UserProfile:
 
 def distinct_items(requests: Sequence[RankRequest], n_history: int) -> list[Item]:
     """Return the items that prompts for these requests show with a summary, each once, those without one only."""
-    shown = (item for request in requests for item in (*request.history[-n_history:], *request.candidates))
+    shown = (
+        item
+        for request in requests
+        for item in (
+            *request.history[len(request.history) - min(n_history, len(request.history)) :],
+            *request.candidates,
+        )
+    )
     return list({item.item_id: item for item in shown if item.summary is None}.values())
+
+
+def with_summaries(request: RankRequest, summaries: Mapping[str, str | None]) -> RankRequest:
+    """Return a request whose items have the summaries that were written, by item id."""
+
+    def summarised(items: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple(
+            item.model_copy(update={"summary": text}) if (text := summaries.get(item.item_id)) else item
+            for item in items
+        )
+
+    return request.model_copy(
+        update={"history": summarised(request.history), "candidates": summarised(request.candidates)}
+    )
 
 
 def _spoken(answer: str) -> str:
     """Return an answer without the thinking before it."""
     return answer.rpartition("</think>")[2].strip()
-
-
-def _question(text: str) -> tuple[Message, ...]:
-    return (Message(role="user", content=text),)

@@ -119,7 +119,7 @@ def test_a_policy_without_the_fifth_agent_serves_beside_one_with_it(
 def test_the_manual_prompt_with_a_profile_shows_every_known_field(
     cases: Sequence[EvalCase], catalogue: Catalogue
 ) -> None:
-    plain, profile = (policy.spec for policy in manual_policies(catalogue).values())
+    plain, profile, *_ = (policy.spec for policy in manual_policies(catalogue).values())
     known = cases[0].request.model_copy(update={"user_profile": PROFILE})
     shown = assemble(known, profile, catalogue, seed=0).user
     assert all(text in shown for text in ("gender: female", "age: 25", "occupation: baker"))
