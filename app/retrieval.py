@@ -26,10 +26,10 @@ Array = NDArray[np.float64]
 
 RECENT = 30
 """Items of a history that candidates are scored and explained by: the most recent."""
-CLOSE = 0.15
-"""Least cosine between two items' users to say that people who chose one also chose the other."""
+CLOSE, MORE_OFTEN = 0.1, 1.3
+"""Least cosine between two items' users, and least lift, to say that who chose one chose the other more often."""
 _ARTICLES = frozenset({"the", "a", "an"})
-_WEIGHTS = {"taste": 1.0, "kinds": 0.6, "text": 0.8, "popularity": 0.15, "lessened": 0.7, "wanted": 0.5}
+_WEIGHTS = {"taste": 1.0, "kinds": 0.6, "text": 0.8, "popularity": 0.15, "lessened": 0.7, "wanted": 1.0}
 """Of the parts of a candidate's score, each of which lies between 0 and 1; only candidates are chosen by it."""
 
 
@@ -159,11 +159,12 @@ class CatalogueRetriever:
         if not others:
             return [()] * len(items)
         cosines = np.array([self._knn.scores(self._request((other,), items)) for other in others])
+        counts, other_counts = (np.maximum([self._count_of(item) for item in these], 1) for these in (items, others))
+        # For binary columns, P(both) / (P(one) P(other)) is their cosine over what chance would make of it.
+        lift = cosines * len(self._dataset.sequences) / np.sqrt(np.outer(other_counts, counts))
+        close = (cosines >= CLOSE) & (lift >= MORE_OFTEN)
         order = np.argsort(-cosines, axis=0, kind="stable")
-        return [
-            tuple(others[row].title for row in order[:, place] if cosines[row, place] >= CLOSE)
-            for place in range(len(items))
-        ]
+        return [tuple(others[row].title for row in order[:, place] if close[row, place]) for place in range(len(items))]
 
     def _by_history(self, history: Sequence[Item]) -> Array:
         return np.asarray(self._scorer.scores(self._request(tuple(history), self._catalogue)), dtype=np.float64)
@@ -190,6 +191,9 @@ class CatalogueRetriever:
     def _has_any(self, kinds: Sequence[str]) -> NDArray[np.bool_]:
         wanted = set(kinds)
         return np.array([not wanted.isdisjoint(item.categories) for item in self._catalogue], dtype=np.bool_)
+
+    def _count_of(self, item: Item) -> int:
+        return int(self._counts[self._rows[item.item_id]])
 
     def _place_of(self, item: Item) -> int:
         return int(self._places[self._rows[item.item_id]])

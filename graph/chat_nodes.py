@@ -55,8 +55,8 @@ class ChatNodes:
         wishes, understood = Wishes.model_validate(state.wishes), Understood.model_validate(state.understood)
         history = self._history(state, wishes)
         last = [item.item_id for item in _ranking(state).items] if state.ranking else []
-        shown = (*wishes.shown, *last) if understood.act == "more" else ()
-        wishes = wishes.model_copy(update={"shown": _latest(shown)})
+        if understood.act == "more":
+            wishes = wishes.model_copy(update={"shown": _latest((*wishes.shown, *last))})
         found = self.retriever.retrieve(
             Query(
                 history=history,
@@ -65,7 +65,7 @@ class ChatNodes:
                 avoided=wishes.avoided,
                 lessened=wishes.lessened,
                 years=wishes.years,
-                excluded=frozenset((*wishes.disliked, *wishes.seen, *shown)),
+                excluded=frozenset((*wishes.disliked, *wishes.seen, *wishes.shown)),
                 text=wishes.text,
                 n=self.n_candidates,
             )
@@ -193,7 +193,7 @@ def updated(wishes: Wishes, read: Understood) -> Wishes:
         liked=_latest((*wishes.liked, *read.liked)),
         disliked=_latest(i for i in (*wishes.disliked, *read.disliked) if i not in read.liked),
         seen=_latest((*wishes.seen, *read.seen, *read.liked)),
-        shown=wishes.shown if read.act == "more" else (),
+        shown=wishes.shown if read.act in ("more", "refine") else (),
     )
 
 

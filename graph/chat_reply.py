@@ -33,17 +33,20 @@ class ChatReplies:
         """Say why an item is among the candidates: what was asked for first, then whom it goes with, then how known."""
         texts = self.words.reasons
         parts: list[str] = []
-        if facts.wanted:
-            parts.append(self._fill(texts.kinds, kinds=_list(facts.wanted)))
-        if wishes.years is not None and facts.year is not None and is_within(facts.year, wishes.years):
+        asked_year = wishes.years is not None and facts.year is not None and is_within(facts.year, wishes.years)
+        if facts.wanted and asked_year:
+            parts.append(self._fill(texts.kinds_and_year, kinds=texts.both.join(facts.wanted), year=facts.year))
+        elif facts.wanted:
+            parts.append(self._fill(texts.kinds, kinds=texts.both.join(facts.wanted)))
+        elif asked_year:
             parts.append(self._fill(texts.year, year=facts.year))
         if facts.like_anchors:
-            parts.append(self._fill(texts.anchor, titles=self._titles(facts.like_anchors)))
+            parts.append(self._fill(texts.anchor, titles=self._titles(facts.like_anchors, texts.either)))
         elif facts.shared:
-            titles = self._titles(facts.shared_with)
-            parts.append(self._fill(texts.shared, kinds=_list(facts.shared), titles=titles))
+            titles = self._titles(facts.shared_with, texts.both)
+            parts.append(self._fill(texts.shared, kinds=texts.both.join(facts.shared), titles=titles))
         elif facts.like_history:
-            parts.append(self._fill(texts.history, titles=self._titles(facts.like_history)))
+            parts.append(self._fill(texts.history, titles=self._titles(facts.like_history, texts.either)))
         if facts.in_text:
             parts.append(self._fill(texts.text))
         if facts.popularity <= POPULAR and facts.n_users:
@@ -71,25 +74,25 @@ class ChatReplies:
                     reason=item.reason or "",
                 )
             )
-        lines += self.notes(understood, titles)
+        lines += self.notes(understood, titles, in_text=any(fact.in_text for fact in facts))
         fitting = sum(fact.fits for fact in facts)
         if fitting < min(TOLD, len(facts)):
             lines.append(self._fill(replies.few, count=fitting))
         lines.append(self._fill(replies.all_kept))
         return "\n".join(lines)
 
-    def notes(self, understood: Understood, titles: Titles) -> list[str]:
-        """Say what was left out, noted, cut or not known."""
+    def notes(self, understood: Understood, titles: Titles, *, in_text: bool = False) -> list[str]:
+        """Say what was left out, noted, cut or not known; `in_text` where titles had words of the message."""
         replies = self.words.replies
         notes: list[str] = []
         if understood.cut:
             notes.append(self._fill(replies.long_message, count=f"{MAX_MESSAGE_LENGTH:,}"))
         notes += [self._fill(replies.unknown_title, title=clean_title(title)) for title in understood.unknown]
         if understood.disliked:
-            notes.append(self._fill(replies.left_out, titles=self._titles(titles(understood.disliked))))
+            notes.append(self._fill(replies.left_out, titles=", ".join(map(clean_title, titles(understood.disliked)))))
         if known := (*understood.liked, *understood.seen):
-            notes.append(self._fill(replies.noted, titles=self._titles(titles(known))))
-        if understood.act == "unclear":
+            notes.append(self._fill(replies.noted, titles=", ".join(map(clean_title, titles(known)))))
+        if understood.act == "unclear" and not in_text:
             notes.append(self._fill(replies.nothing_understood))
         return notes
 
@@ -98,7 +101,7 @@ class ChatReplies:
         replies = self.words.replies
         parts: list[str] = []
         if wishes.wanted:
-            parts.append(self._fill(replies.wanted, kinds=_list(wishes.wanted)))
+            parts.append(self._fill(replies.wanted, kinds=", ".join(wishes.wanted)))
         if wishes.anchors:
             parts.append(self._fill(replies.anchor, titles=self._titles(titles(wishes.anchors))))
         if wishes.years is not None:
@@ -106,9 +109,9 @@ class ChatReplies:
             text = replies.until if first is None else replies.since if last is None else replies.years
             parts.append(self._fill(text, first=first, last=last))
         if wishes.lessened:
-            parts.append(self._fill(replies.lessened, kinds=_list(wishes.lessened)))
+            parts.append(self._fill(replies.lessened, kinds=", ".join(wishes.lessened)))
         if wishes.avoided:
-            parts.append(self._fill(replies.avoided, kinds=_list(wishes.avoided)))
+            parts.append(self._fill(replies.avoided, kinds=", ".join(wishes.avoided)))
         return self._fill(replies.wishes, list=", ".join(parts)) if parts else ""
 
     def why(self, ranking: RankOutput | None, place: int | None) -> str:
@@ -130,12 +133,8 @@ class ChatReplies:
         """Return one of the sentences that stand alone."""
         return self._fill(getattr(self.words.replies, name), **values)
 
-    def _titles(self, titles: Sequence[str]) -> str:
-        return _list([clean_title(title) for title in titles[:MOST_TITLES]])
+    def _titles(self, titles: Sequence[str], conjunction: str = ", ") -> str:
+        return conjunction.join(clean_title(title) for title in titles[:MOST_TITLES])
 
     def _fill(self, text: str, **values: object) -> str:
         return text.format_map({**self.domain_words, **values})
-
-
-def _list(words: Sequence[str]) -> str:
-    return ", ".join(words)

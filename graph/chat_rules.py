@@ -36,7 +36,11 @@ _QUOTES = '"“”„«»'
 _QUOTED = re.compile(rf"[{_QUOTES}]([^{_QUOTES}]{{2,80}})[{_QUOTES}]")
 _SPOKEN_FIRST: tuple[SpokenAct, ...] = ("reset", "why", "describe")
 """Acts that count although kinds or titles stand beside them."""
-_PRECEDENCE: tuple[SpokenAct, ...] = (*_SPOKEN_FIRST, "more", "help", "goodbye", "thanks", "greeting")
+_PRECEDENCE: tuple[SpokenAct, ...] = (*_SPOKEN_FIRST, "more", "recommend", "help", "goodbye", "thanks", "greeting")
+_SMALL_TALK: tuple[SpokenAct, ...] = ("thanks", "greeting", "goodbye")
+"""Acts that count only where a message says nothing else."""
+_CHANGES: tuple[Cue, ...] = ("avoid", "less", "more", "disliked", "seen")
+"""Cues that, at the beginning, change the wishes so far."""
 _TITLE_CUES: tuple[Cue, ...] = ("like", "liked", "disliked", "seen", "avoid")
 
 
@@ -99,7 +103,7 @@ class ChatRules:
             place=found.place,
             missing_place=found.missing_place,
             unknown=() if found.items else self._unknown(text, said),
-            text=" ".join(found.rest),
+            text=" ".join(word for word in found.rest if (word,) not in self._fillers),
             cut=len(message) > MAX_MESSAGE_LENGTH,
         )
         return understood.model_copy(update={"act": self._act(said, found, understood, shown)})
@@ -118,12 +122,15 @@ class ChatRules:
             return "why"
         has_more = any(_longest(self._cues, said, place)[0] == "more" for place in range(len(said)))
         if understood.says_something or understood.unknown:
-            changes = understood.avoided or understood.lessened or understood.disliked or understood.seen or has_more
-            goes_on = changes or bool(said and _longest_in(self._refinements, said, 0))
-            return "refine" if shown and goes_on else "recommend"
-        if spoken:
+            opening = _longest(self._cues, said, 0)[0]
+            goes_on = opening in _CHANGES or bool(said and _longest_in(self._refinements, said, 0))
+            asks_anew = bool(understood.wanted or understood.anchors or understood.unknown or understood.years)
+            return "refine" if shown and (goes_on or not asks_anew) else "recommend"
+        if spoken and not (spoken in _SMALL_TALK and understood.text):
             return spoken
-        return "more" if has_more and shown else "unclear"
+        if has_more and shown:
+            return "more"
+        return "unclear" if understood.text or not said else "recommend"
 
     def _spoken(self, said: Sequence[_Token]) -> SpokenAct | None:
         """Return the act whose phrase opens a clause, where no longer cue does."""
@@ -138,12 +145,8 @@ class ChatRules:
     def _tokens(self, text: str) -> list[_Token]:
         said: list[_Token] = []
         end = 0
-        breaks = self.words.phrases(self.words.breaks)
-        words = tokens(text)
-        for place, (word, start, stop) in enumerate(words):
-            ahead = [w for w, _, _ in words[place : place + 2]]
-            breaks_here = (word,) in breaks or tuple(ahead) in breaks
-            opens = not said or breaks_here or _CLAUSE_END.search(text, end, start) is not None
+        for word, start, stop in tokens(text):
+            opens = not said or (word,) in self._breaks or _CLAUSE_END.search(text, end, start) is not None
             said.append(_Token(word, start, stop, opens))
             end = stop
         return said
@@ -182,11 +185,12 @@ class ChatRules:
 
     def _carries_on(self, said: Sequence[_Token], at: int) -> bool:
         """Whether a clause is but a part of a list, as in "no horror, war or crime", so that its cue still holds."""
-        n_kinds = 0
-        start = at
+        if (said[at].word,) in self._breaks:
+            return False
+        n_kinds, start = 0, at
         while at < len(said) and (at == start or not said[at].opens):
             _, length = _longest(self._kinds, said, at)
-            if not length and (said[at].word,) not in self._conjunctions:
+            if not length and not {(said[at].word,)} & (self._conjunctions | self._fillers):
                 return False
             n_kinds += bool(length)
             at += length or 1
@@ -319,6 +323,14 @@ class ChatRules:
     @cached_property
     def _conjunctions(self) -> frozenset[Words]:
         return self.words.phrases(self.words.conjunctions)
+
+    @cached_property
+    def _breaks(self) -> frozenset[Words]:
+        return self.words.phrases(self.words.breaks)
+
+    @cached_property
+    def _fillers(self) -> frozenset[Words]:
+        return self.words.phrases(self.words.fillers)
 
     @cached_property
     def _all_places(self) -> frozenset[Words]:

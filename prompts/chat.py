@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
@@ -14,7 +13,7 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import CatalogueError
-from promptailor.prompts.patterns import DOMAIN_WORDS
+from promptailor.prompts.patterns import DOMAIN_WORDS, check_placeholders
 from promptailor.prompts.titles import WORD, Words, fold, plain, words_of
 
 MAX_MESSAGE_LENGTH = 2_000
@@ -25,7 +24,7 @@ Act = Literal[
     "recommend", "refine", "more", "why", "describe", "help", "greeting", "thanks", "goodbye", "reset", "unclear"
 ]
 """What a visitor does with a message."""
-SpokenAct = Literal["help", "greeting", "thanks", "goodbye", "reset", "why", "more", "describe"]
+SpokenAct = Literal["help", "greeting", "thanks", "goodbye", "reset", "why", "more", "describe", "recommend"]
 """Acts with phrases of their own; the others are known by what a message holds."""
 
 Phrases = tuple[str, ...]
@@ -58,6 +57,7 @@ _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
 _REASON_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "kinds": ("kinds",),
     "year": ("year",),
+    "kinds_and_year": ("kinds", "year"),
     "anchor": ("titles",),
     "shared": ("kinds", "titles"),
     "history": ("titles",),
@@ -130,8 +130,11 @@ class Reasons(Model):
     """Parts of the reason of one item."""
 
     join: str
+    either: str
+    both: str
     kinds: str
     year: str
+    kinds_and_year: str
     anchor: str
     shared: str
     history: str
@@ -155,6 +158,7 @@ class ChatWords(Model):
     schema_version: Literal[1]
     cues: dict[Cue, Phrases]
     acts: dict[SpokenAct, Phrases]
+    fillers: Phrases
     refinements: Phrases
     breaks: Phrases
     conjunctions: Phrases
@@ -182,8 +186,8 @@ class ChatWords(Model):
             ("reasons", self.reasons, _REASON_PLACEHOLDERS),
         ):
             for name, text in texts.model_dump().items():
-                _check_text(f"{section}.{name}", text, (*allowed.get(name, ()), *DOMAIN_WORDS))
-        _check_text("understanding.system", self.understanding.system, ("acts", "kinds", *DOMAIN_WORDS))
+                check_placeholders(f"{section}.{name}", text, (*allowed.get(name, ()), *DOMAIN_WORDS))
+        check_placeholders("understanding.system", self.understanding.system, ("acts", "kinds", *DOMAIN_WORDS))
         return self
 
     @cached_property
@@ -258,12 +262,3 @@ def load_chat_words(path: Path | None = None) -> ChatWords:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise CatalogueError(f"{path or 'built-in chat words'}: {where + ': ' if where else ''}{message}") from None
-
-
-def _check_text(where: str, text: str, allowed: tuple[str, ...]) -> None:
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; write {{{{ for a brace") from None
-    if unknown := [field for field in fields if field not in allowed]:
-        raise ValueError(f"{where}: unknown placeholder {{{unknown[0]}}}; allowed: {', '.join(sorted(allowed))}")
