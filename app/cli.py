@@ -341,6 +341,38 @@ def serve_model(
 
 
 @app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Recommender; PROMPTAILOR_MODEL, else embedded:ml-100k, where empty.")
+    ] = None,
+    refiner: RefinerOption = None,
+    policies: Annotated[
+        str | None,
+        typer.Option("--policy", help="NAME=FOLDER of a training, or manual; RPP on the embedded model where empty."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Catalogue to chat about; the embedded model's where empty.")
+    ] = None,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Draw sentences, so that feedback tells how other prompts would do.")
+    ] = False,
+    permutations: Annotated[
+        int | None, typer.Option(min=1, max=50, help="Shuffled copies of each prompt; the policy's own where empty.")
+    ] = None,
+    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Requests in progress before 503.")] = 128,
+) -> None:
+    """Serve the chat recommender: a web page, an API, and the log of feedback."""
+    from promptailor.app.server.serve import ServerConfig, run_server
+
+    config = ServerConfig(
+        model=model, refiner=refiner, policies=policies, dataset=dataset, explore=explore, permutations=permutations
+    )
+    run_server(config, host=host, port=port, at_once=at_once, ready=typer.echo)
+
+
+@app.command()
 def doctor(
     model: Annotated[
         str | None, typer.Option("--model", help="Make one cheap call and say what this model can do.")

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
 """Of a request; a prompt with fifty candidates and their histories has some ten thousand."""
-_SHUTDOWN_S = 5
+SHUTDOWN_S = 5
 """Seconds that requests in flight may take to finish when the server is stopped."""
 
 
@@ -67,17 +67,17 @@ def serve_model(
     spec = ModelSpec.parse(text)
     name = str(spec.without(*spec.options))
     app = model_app(resolve_model(text, Settings()), name, api_key=_api_key(api_key_env), latency_s=latency_ms / 1000.0)
-    with _listen(host, port) as listener:
-        address = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN_S)
-        server = _Server(config, lambda: ready(f"Serving {name} at http://{address}/v1"))
+    with listen(host, port) as listener:
+        address = address_of(host, listener)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S)
+        server = AnnouncingServer(config, lambda: ready(f"Serving {name} at http://{address}/v1"))
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:  # raised once more after a clean stop
             logger.info("stopped")
 
 
-class _Server(uvicorn.Server):
+class AnnouncingServer(uvicorn.Server):
     """Says when it listens."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
@@ -183,7 +183,13 @@ def _api_key(variable: str | None) -> SecretStr | None:
     return SecretStr(value)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def address_of(host: str, listener: socket.socket) -> str:
+    """Return host and port as a URL has them."""
+    return f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address, port 0 a free one; raise `InputError` where it cannot be listened on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
