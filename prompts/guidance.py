@@ -139,6 +139,8 @@ class RankedCase:
     ranking: tuple[Item, ...]
     """Best first; the item that was chosen may be missing where candidates are retrieved."""
     chosen: Item
+    history: tuple[Item, ...] = ()
+    """What the profile was written from, and more; the critic is not shown it."""
     profile: str | None = None
     """As it was written; None where there was none."""
 
