@@ -30,10 +30,10 @@ AGENT_NODES: dict[PatternName, str] = {
     "user_profile": "profile_agent",
 }
 
-SUPERSTEPS_PER_STEP = 8
-"""observe, agents, assemble, refine, recommend, parse, score, and one to spare: bounds the graph's recursion."""
-SUPERSTEPS_PER_WINDOW = 4
-"""assemble, refine, recommend, parse."""
+SUPERSTEPS_PER_STEP = 9
+"""observe, agents, assemble, refine, review, recommend, parse, score, one to spare: bounds the graph's recursion."""
+SUPERSTEPS_PER_WINDOW = 5
+"""assemble, refine, review, recommend, parse."""
 
 
 def build_rank_graph(
@@ -76,6 +76,7 @@ def build_rank_graph(
         add("score", nodes.score, reads=ScoreState, tell=tell)
     else:
         add("receive", nodes.receive, reads=RankInput)
+        add("review", nodes.review)
         add("fuse", nodes.fuse)
         add("explain", nodes.explain)
     add("select_policy", nodes.select_policy)
@@ -108,13 +109,16 @@ def build_rank_graph(
         builder.add_edge("observe", agent)
         builder.add_edge(agent, "assemble")
     builder.add_edge("choose", "assemble")
-    builder.add_conditional_edges("assemble", Edge(_refine_or_recommend), ["refine", "recommend"])
-    builder.add_edge("refine", "recommend")
     builder.add_edge("recommend", "parse")
     if training:
+        builder.add_conditional_edges("assemble", Edge(_refine_or_recommend), ["refine", "recommend"])
+        builder.add_edge("refine", "recommend")
         builder.add_conditional_edges("parse", _next_window_or(lambda _: "score"), ["assemble", "score"])
         builder.add_conditional_edges("score", Edge(_loop(start_step, END)), [*starts, END])
     else:
+        builder.add_conditional_edges("assemble", Edge(_refine_or_send), ["refine", "review", "recommend"])
+        builder.add_conditional_edges("refine", Edge(_review_or_recommend), ["review", "recommend"])
+        builder.add_edge("review", "recommend")
         goals = ["assemble", *starts, "fuse"]
         builder.add_conditional_edges("parse", _next_window_or(_loop(start_step, "fuse")), goals)
         builder.add_edge("fuse", "explain")
@@ -157,6 +161,14 @@ def _describe_or(start_step: Callable[[RankState], str], resources: Resources) -
 
 def _refine_or_recommend(state: RankState) -> str:
     return "refine" if state.refine else "recommend"
+
+
+def _review_or_recommend(state: RankState) -> str:
+    return "review" if state.review else "recommend"
+
+
+def _refine_or_send(state: RankState) -> str:
+    return "refine" if state.refine else _review_or_recommend(state)
 
 
 def _next_window_or(then: Callable[[RankState], str]) -> Edge:

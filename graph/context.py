@@ -28,6 +28,9 @@ class Context(BaseModel):
         "empty takes the number the policy was trained with.",
     )
     refine: bool = Field(False, description="RPP+: let the refiner model rewrite the chosen sentences.")
+    review: bool = Field(
+        False, description="Stop before each prompt is sent, so that a person can read it and put in other sentences."
+    )
     explore: bool = Field(False, description="Sample the agents' actions instead of taking the most probable ones.")
     window: int | None = Field(
         None,

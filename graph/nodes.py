@@ -18,6 +18,7 @@ from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
 from promptailor.graph.inline import Update
 from promptailor.graph.resources import Resources
+from promptailor.graph.review import review_prompt
 from promptailor.graph.searching import PromptSearch, fill
 from promptailor.graph.state import Answer, RankInput, RankState, ScoreState, StepRecord, TrainInput, WindowState
 from promptailor.policies.actions import prompt_of_actions
@@ -99,6 +100,7 @@ class RankNodes:
             "fallback": fallback,
             "n_steps": context.n_steps or policy.info.n_steps,
             "refine": context.refine,
+            "review": context.review,
             "windows": windows(len(state.request.candidates), self._most_candidates(context)),
         }
 
@@ -148,6 +150,15 @@ class RankNodes:
         refiner, calls = self._refine_calls(state, context)
         answers = await asyncio.gather(*map(refiner.acomplete, calls.values()))
         return self._refined(state, context, dict(zip(calls, answers, strict=True)))
+
+    def review(self, state: RankState, context: Context) -> Update:
+        """Let a person read the prompt and put in other sentences, which then count as refined ones."""
+        assert state.prompt is not None, "`assemble` runs before `review`"
+        edits = review_prompt(state.prompt, len(state.trace))
+        if not edits:
+            return {}
+        refined = {**state.refined, **edits}
+        return {"prompt": self._prompt(state, context, state.prompt.spec, refined), "refined": refined}
 
     def recommend(self, state: RankState, context: Context) -> Update:
         """Call the recommender LLM."""

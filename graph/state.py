@@ -172,6 +172,7 @@ class RankState:
     fallback: str | None = None
     n_steps: int = 1
     refine: bool = False
+    review: bool = False
     observation: Observation | None = None
     """s_t; None for one-shot policies."""
     choices: Annotated[dict[PatternName, AgentChoice], merge] = field(default_factory=dict)
