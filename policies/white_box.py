@@ -6,7 +6,7 @@ gradient of a listwise loss with respect to the embeddings of chosen tokens off 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -88,3 +88,27 @@ class WhiteBox(Protocol):
             shape (prompts, positions, dim).
         """
         ...
+
+
+@dataclass(kw_only=True)
+class Meter:
+    """Counts the prompts that a white box is asked about, and tells of them beforehand."""
+
+    box: WhiteBox
+    spend: Callable[[int], None] = lambda n: None
+    """Told of so many prompts before they are computed; may raise to end a search."""
+    prompts: int = 0
+
+    def label_log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> list[Floats]:
+        """Ask for scores."""
+        self._count(len(prompts))
+        return self.box.label_log_probs(prompts)
+
+    def gradients(self, prompts: Sequence[WhiteBoxPrompt]) -> Floats:
+        """Ask for gradients; a prompt counts as one whether scored or differentiated."""
+        self._count(len(prompts))
+        return self.box.gradients(prompts)[1]
+
+    def _count(self, n: int) -> None:
+        self.spend(n)
+        self.prompts += n
