@@ -45,7 +45,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.all: $(VENV)/.torch pyproject.toml
-	$(PIP) -e ".[openai,local,baselines,studio,sqlite,serve,postgres,community,dev]"
+	$(PIP) -e ".[openai,local,baselines,studio,sqlite,serve,tracing,postgres,community,dev]"
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -17,13 +17,14 @@ from promptailor.app.encoder import SentenceEncoder
 from promptailor.app.progress import progress_bar
 from promptailor.app.run_folder import EMBEDDINGS, POLICY
 from promptailor.app.settings import Settings
+from promptailor.app.tracing import start_tracing
 from promptailor.evals.baselines.base import ItemScorer
 from promptailor.evals.baselines.order import Identity
 from promptailor.evals.baselines.registry import CLASSIC, BaselineInputs
 from promptailor.evals.candidates import CandidateSource, PublishedLists, Retriever
 from promptailor.evals.datasets import Dataset, is_present, known_datasets, load_dataset, load_spec
 from promptailor.evals.planted import PlantedWorld, planted_world
-from promptailor.evals.protocol import UserSplit, make_cases, split_users
+from promptailor.evals.protocol import HoldOut, UserSplit, make_cases, split_users
 from promptailor.evals.types import EvalCase
 from promptailor.graph.build import RankGraph, build_rank_graph
 from promptailor.graph.resources import DEFAULT_DOMAIN, Resources
@@ -32,6 +33,7 @@ from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import load_policy, read_manifest
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import manual_policies
+from promptailor.policies.profiling import Profiling
 from promptailor.prompts.errors import CheckpointError, DataError, SpecError
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
@@ -57,9 +59,12 @@ class Workspace:
     """Where negatives come from: chance, a baseline's name, or a file of published lists."""
     retrieve: bool = False
     """Whether candidates are what `candidates_from` retrieves, the target among them or not."""
+    profiling: Profiling | None = None
+    """What is written about users for policies that say nothing of it themselves; for training on profiles."""
     catalogue: Catalogue = field(default_factory=load_catalogue)
     store: ResponseStore = field(default_factory=ResponseStore)
     budget: Budget = field(default_factory=Budget)
+    _opened: dict[str, ModelPort] = field(default_factory=dict)
 
     @cached_property
     def answering(self) -> ModelSpec | None:
@@ -128,6 +133,15 @@ class Workspace:
             return None
         return self.recommender if self.refiner == self.model else self.port(self.refiner)
 
+    def role_port(self, spec: str | None) -> ModelPort:
+        """Return the model of a role; the recommender where it has none of its own, or the same."""
+        if spec in (None, self.model):
+            return self.recommender
+        assert spec is not None, "just looked"
+        if spec not in self._opened:
+            self._opened[spec] = self.port(spec)
+        return self._opened[spec]
+
     def require_profiles(self, what: str) -> None:
         """Raise `DataError` where the data set has no user profiles; `what` asks for them."""
         if not self.dataset.profiles:
@@ -195,13 +209,18 @@ class Workspace:
         )
 
     def resources(self, policies: Mapping[str, PromptPolicy] | None = None) -> Resources:
-        """Bundle what a rank graph needs."""
+        """Bundle what a rank graph needs, and begin to trace where the environment says so."""
+        start_tracing(self.settings)
+        named = {**manual_policies(self.catalogue), **(policies or {})}
+        profiling = {name: policy.info.profiling or self.profiling for name, policy in named.items()}
         return Resources(
             catalogue=self.catalogue,
             recommender=self.recommender,
+            profilers={name: self.role_port(by.profiler) for name, by in profiling.items() if by and by.profiler},
+            profiling=self.profiling,
             refiner=self.refiner_port,
             encoder=self.encoder if self.refiner else None,
-            policies={**manual_policies(self.catalogue), **(policies or {})},
+            policies=named,
             items=self.dataset.items if self.dataset_name else {},
             domain=self.dataset.domain if self.dataset_name else DEFAULT_DOMAIN,
         )
@@ -210,8 +229,10 @@ class Workspace:
         """Compile a rank graph over this workspace."""
         return build_rank_graph(self.resources(policies), training=training)
 
-    def cases(self, user_ids: Sequence[str], n_candidates: int, seed: int) -> tuple[EvalCase, ...]:
-        """Return the users' cases, scored on their last item, without users for whom `source` has too few items.
+    def cases(
+        self, user_ids: Sequence[str], n_candidates: int, seed: int, *, hold_out: HoldOut = "last"
+    ) -> tuple[EvalCase, ...]:
+        """Return the users' cases, scored on one held-out item, without users for whom `source` has too few items.
 
         Raises:
             DataError: that is every user.
@@ -221,6 +242,7 @@ class Workspace:
             user_ids,
             n_candidates=n_candidates,
             seed=seed,
+            hold_out=hold_out,
             source=self.source,
             retrieve=self.retrieve,
         )
