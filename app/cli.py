@@ -21,6 +21,8 @@ data_app = typer.Typer(help="Get, list and check data sets.", no_args_is_help=Tr
 lm_app = typer.Typer(help="Train, evaluate and find embedded language models.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(lm_app, name="lm")
+sentences_app = typer.Typer(help="Propose, rank and admit new sentences for the catalogue.", no_args_is_help=True)
+app.add_typer(sentences_app, name="sentences")
 
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
@@ -82,7 +84,7 @@ def demo(
 @app.command()
 def train(
     policy: Annotated[
-        str, typer.Option("--policy", help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search or grips.")
+        str, typer.Option("--policy", help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search, grips or agp.")
     ],
     dataset: DatasetOption = "ml-100k",
     model: ModelOption = "embedded:ml-100k",
@@ -127,11 +129,44 @@ def train(
         Path | None,
         typer.Option("--reward-from", help="Run whose rewards a model learns, to answer instead of the LLM: no call."),
     ] = None,
+    profiler: Annotated[
+        str | None, typer.Option("--profiler", help="AGP: describes users and items; the recommender where empty.")
+    ] = None,
+    critic: Annotated[
+        str | None, typer.Option("--critic", help="AGP: criticises and rewrites; the recommender where empty.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="AGP: users per round.", show_default="10")] = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option("--sequence-length", min=1, help="AGP: items a profile is written from.", show_default="5"),
+    ] = None,
+    accept: Annotated[
+        Literal["test", "paper"] | None,
+        typer.Option(help="AGP: by a test on held-out users, or on the batch itself.", show_default="test"),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="AGP: rounds in vain before it stops.", show_default="5")
+    ] = None,
+    summaries: Annotated[
+        bool | None, typer.Option("--summaries/--no-summaries", help="AGP: summarise items.", show_default="on")
+    ] = None,
+    position_feedback: Annotated[
+        bool | None,
+        typer.Option("--position-feedback/--no-position-feedback", help="AGP: tell ranks.", show_default="on"),
+    ] = None,
+    write_profiles: Annotated[
+        bool | None,
+        typer.Option("--write-profiles/--no-write-profiles", help="AGP: or improve how to rank.", show_default="on"),
+    ] = None,
+    profile_from: Annotated[
+        Path | None,
+        typer.Option("--profile-from", help="With --profile: AGP run that writes what users are like."),
+    ] = None,
     resume: ResumeOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Learn a prompt policy on training users and select it on validation users."""
-    from promptailor.app.job import TrainConfig
+    from promptailor.app.job import AgpConfig, TrainConfig
     from promptailor.app.training import run_training_job
 
     config = TrainConfig(
@@ -139,7 +174,11 @@ def train(
         n_candidates=candidates, candidates_from=candidates_from, permutations=permutations, budget=budget,
         calls=calls, catalogue=catalogue,
         personalise=TrainConfig.parse_patterns(personalise), profile=profile, sentences=sentences, steps=steps,
-        objective=objective, state=state, pooling=pooling, reward_from=reward_from,
+        objective=objective, state=state, pooling=pooling, reward_from=reward_from, profile_from=profile_from,
+        agp=AgpConfig.of(
+            policy, profiler=profiler, critic=critic, batch=batch, sequence_length=sequence_length, accept=accept,
+            patience=patience, summaries=summaries, position_feedback=position_feedback, profile=write_profiles,
+        ),
     )  # fmt: skip
     summary = run_training_job(config, out, resume=resume)
     _print(summary, json_output)
@@ -449,6 +488,76 @@ def data_check(
     from promptailor.app.settings import Settings
 
     _print(check_dataset(name, Settings().data_dir), json_output)
+
+
+@sentences_app.command("propose")
+def sentences_propose(
+    dataset: DatasetOption = "ml-100k",
+    model: ModelOption = "embedded:ml-100k",
+    critic: Annotated[
+        str | None, typer.Option("--critic", help="Model that writes sentences; the recommender where empty.")
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="critic|paraphrase|FILE", help="Who writes; a file has lists by pattern."),
+    ] = "critic",
+    prompt: Annotated[
+        Path | None,
+        typer.Option("--prompt", help="Run of enumeration whose prompt is tried; the manual one where empty."),
+    ] = None,
+    patterns: Annotated[str | None, typer.Option("--patterns", help="For these patterns, with commas.")] = None,
+    users: UsersOption = 200,
+    proposals: Annotated[int, typer.Option("--proposals", min=1, help="At most so many sentences.")] = 12,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Users whose rankings a critic sees at once.")] = 10,
+    candidates: CandidatesOption = 10,
+    seed: SeedOption = 0,
+    out: OutOption = Path("runs/sentences"),
+    budget: BudgetOption = None,
+    catalogue: CatalogueOption = None,
+    resume: ResumeOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Have sentences proposed by a critic that sees where training users' items were ranked."""
+    from promptailor.app.sentences.folder import SentencesConfig
+    from promptailor.app.sentences.propose import propose_sentences
+
+    config = SentencesConfig(
+        dataset=dataset, model=model, critic=critic, source=source, prompt=prompt, users=users, proposals=proposals,
+        batch=batch, patterns=SentencesConfig.parse_patterns(patterns), n_candidates=candidates, seed=seed,
+        budget=budget, catalogue=catalogue,
+    )  # fmt: skip
+    summary = propose_sentences(config, out, resume=resume)
+    _print(summary, json_output)
+    if summary.stopped == "interrupted":
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@sentences_app.command("admit")
+def sentences_admit(
+    out: Annotated[Path, typer.Option("--out", help="Folder that `sentences propose` wrote.")] = Path("runs/sentences"),
+    gate: Annotated[
+        Literal["test", "human", "review"],
+        typer.Option(help="`human` asks you about each; `review` takes the decisions in proposals.yaml."),
+    ] = "test",
+    held_out: Annotated[int, typer.Option("--held-out", min=2, help="Validation users that judge.")] = 200,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Orders of the candidates per user.")] = 1,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=0.0, max=1.0, help="Chance to admit anything useless, over all sentences.")
+    ] = 0.05,
+    budget: BudgetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Try the proposed sentences on held-out users and write the extended catalogue."""
+    from promptailor.app.sentences.admit import AdmitConfig, admit_sentences, describe_admission
+
+    config = AdmitConfig(gate=gate, held_out=held_out, samples=samples, alpha=alpha, budget=budget)
+    person = sys.stdin.isatty()
+    summary = admit_sentences(
+        out, config, ask=(lambda tried: typer.confirm(describe_admission(tried), err=True)) if person else None
+    )
+    _print(summary, json_output)
+    if summary.lineage.stopped == "interrupted":
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 @lm_app.command("path")

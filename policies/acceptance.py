@@ -32,6 +32,8 @@ class Verdict(Model):
 
     accepted: bool
     n_users: int
+    after: float
+    """Mean score with the change."""
     difference: float
     """Mean over the users of what they scored after the change minus before; higher is better."""
     low: float
@@ -50,10 +52,13 @@ class AcceptanceTest:
     The k-th test has alpha_k = alpha / (k (k + 1)), which adds up to less than alpha over any number of rounds; an
     accepted change hands its alpha_k on to the next round (online fallback; Tian and Ramdas, 2021, "Online control of
     the familywise error rate", where it is shown to hold for p-values of any dependence). So the rounds need not be
-    independent, nor their number known before, and a run that finds improvements does not tire.
+    independent, nor their number known before, and a run that finds improvements does not tire. Where the number is
+    known, each round gets the same share of alpha (the fallback procedure; Wiens, 2003).
     """
 
     alpha: float = ALPHA
+    rounds: int | None = None
+    """How many rounds there are at most; None where nobody knows before."""
     verdicts: list[Verdict] = field(default_factory=list)
     """Of all rounds so far."""
 
@@ -63,7 +68,8 @@ class AcceptanceTest:
         number = len(self.verdicts) + 1
         last = self.verdicts[-1] if self.verdicts else None
         handed_on = last.alpha if last and last.accepted and last.alpha else 0.0
-        return self.alpha / (number * (number + 1)) + handed_on
+        share = 1 / (number * (number + 1)) if self.rounds is None else (number <= self.rounds) / self.rounds
+        return self.alpha * share + handed_on
 
     def judge(self, before: Sequence[float], after: Sequence[float], *, key: Key) -> Verdict:
         """Test one change and count it as a round.
@@ -75,7 +81,7 @@ class AcceptanceTest:
         """
         differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
         alpha, p = self.next_alpha, sign_flip_p(differences, key=key)
-        verdict = _verdict(differences, p <= alpha, key=key, p=p, alpha=alpha)
+        verdict = _verdict(differences, after, p <= alpha, key=key, p=p, alpha=alpha)
         self.verdicts.append(verdict)
         return verdict
 
@@ -83,7 +89,7 @@ class AcceptanceTest:
 def accept_on_batch(before: Sequence[float], after: Sequence[float], *, key: Key) -> Verdict:
     """Accept a change that does strictly better on average on the batch it was proposed for, as AGP's code does."""
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    return _verdict(differences, bool(differences.mean() > 0), key=key)
+    return _verdict(differences, after, bool(differences.mean() > 0), key=key)
 
 
 def sign_flip_p(differences: NDArray[np.float64], *, key: Key) -> float:
@@ -105,7 +111,13 @@ def sign_flip_p(differences: NDArray[np.float64], *, key: Key) -> float:
 
 
 def _verdict(
-    differences: NDArray[np.float64], accepted: bool, *, key: Key, p: float | None = None, alpha: float | None = None
+    differences: NDArray[np.float64],
+    after: Sequence[float],
+    accepted: bool,
+    *,
+    key: Key,
+    p: float | None = None,
+    alpha: float | None = None,
 ) -> Verdict:
     n_users = len(differences)
     draws = _generator("resamples", *key).integers(n_users, size=(N_RESAMPLES, n_users))
@@ -114,6 +126,7 @@ def _verdict(
     return Verdict(
         accepted=accepted,
         n_users=n_users,
+        after=float(np.mean(after)),
         difference=mean,
         low=min(low, mean),
         high=max(high, mean),

@@ -20,11 +20,13 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ConfigDict, Field
 
+from promptailor.app.backends.planted_critic import write_critique
 from promptailor.app.backends.ranking_chat import RankingChat
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
 from promptailor.evals.planted import PlantedPrompt, PlantedWorld, chance, gains, planted_world
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, Sentence, SentencePattern
+from promptailor.prompts.proposals import pattern_asked_for
 
 NOISE = 0.15
 """Half-width of the uniform noise on the expected NDCG@10, before rounding to a place of the ranking adds its own."""
@@ -112,9 +114,11 @@ class PlantedChat(RankingChat):
         return sum(len(message.text.split()) for message in messages)
 
     def answer(self, system: str, user: str) -> str:
-        """Answer one prompt: a ranking, or a rewritten sentence where that is what is asked."""
+        """Answer one prompt: a ranking, or rewritten or new sentences where these are asked for."""
         if user.startswith(self._refine_affixes[0]):
             return f"Please note: {user.removeprefix(self._refine_affixes[0]).removesuffix(self._refine_affixes[1])}"
+        if pattern := pattern_asked_for(user):
+            return write_critique(pattern, self.world.catalogue, self._generator(system, user))
         block = _CANDIDATES.search(user)
         if block is None:
             return "There are no candidates to rank."

@@ -85,3 +85,10 @@ def test_the_p_value_agrees_with_scipys() -> None:
 def test_no_difference_at_all_is_no_evidence() -> None:
     verdict = AcceptanceTest().judge([0.5, 0.7], [0.5, 0.7], key=("same",))
     assert (verdict.p, verdict.accepted, verdict.low, verdict.high) == (1.0, False, 0.0, 0.0)
+
+
+def test_where_the_number_of_rounds_is_known_each_gets_the_same_share() -> None:
+    test = AcceptanceTest(rounds=4)
+    same, better = [0.0] * 40, [1.0] * 40
+    alphas = [test.judge(same, better if n == 1 else same, key=(n,)).alpha for n in range(5)]
+    assert alphas == pytest.approx([ALPHA / 4, ALPHA / 4, ALPHA / 2, ALPHA / 4, 0.0])
