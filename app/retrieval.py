@@ -6,6 +6,7 @@ never in a history, a candidate's score or a reason.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from promptailor.evals.baselines.itemknn import ItemKNN
 from promptailor.evals.datasets import Dataset
 from promptailor.graph.retriever import Facts, Query, TitleMention, is_within
 from promptailor.prompts.domain import Item, RankRequest
+from promptailor.prompts.errors import MissingExtraError
 from promptailor.prompts.titles import TitleIndex, fold, words_of
 
 Array = NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
 
 RECENT = 30
 """Items of a history that candidates are scored and explained by: the most recent."""
@@ -175,6 +179,8 @@ class CatalogueRetriever:
     def _text_scores(self, texts: Sequence[str]) -> Array:
         """Return how well each title fits some texts, the best at 1; all 0 where no word fits."""
         query = tuple(Item(item_id=str(n), title=text) for n, text in enumerate(texts) if text)
+        if self._bm25 is None:
+            return np.zeros(len(self._catalogue))
         scores = np.asarray(self._bm25.scores(self._request(query, self._catalogue)), dtype=np.float64)
         return scores / scores.max() if scores.max() > 0 else np.zeros(len(scores))
 
@@ -240,8 +246,12 @@ class CatalogueRetriever:
         return self.by_history(self._dataset)
 
     @cached_property
-    def _bm25(self) -> BM25:
-        return BM25(self._dataset.items)
+    def _bm25(self) -> BM25 | None:
+        try:
+            return BM25(self._dataset.items)
+        except MissingExtraError as error:
+            logger.warning("words of titles are not searched: %s", error)
+            return None
 
     @cached_property
     def _titled(self) -> list[Item]:

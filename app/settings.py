@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     """Catalogue that the chat recommends from; the data set that the recommender was made for where empty."""
     chat_model: str | None = Field(None, validation_alias="PROMPTAILOR_CHAT_MODEL")
     """Model that reads what visitors write; rules do where empty."""
+    checkpointer: SecretStr | None = Field(None, validation_alias="PROMPTAILOR_CHECKPOINTER")
+    """URL of the database that conversations are kept in: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."""
     prices: Path | None = Field(None, validation_alias="PROMPTAILOR_PRICES")
     """Own prices of models, as YAML; before those that come with the package."""
     pseudonym_key: SecretStr | None = Field(None, validation_alias="PROMPTAILOR_PSEUDONYM_KEY")
