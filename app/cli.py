@@ -302,6 +302,34 @@ def rank(
 
 
 @app.command()
+def explain(
+    input_file: Annotated[Path, typer.Option("--input", help="One request per line: .jsonl, or a .parquet table.")],
+    policy: Annotated[str, typer.Option("--policy", help="manual, grips, best-of-k, or NAME=FOLDER.")] = "manual",
+    model: ModelOption = "embedded:ml-100k",
+    refiner: RefinerOption = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Catalogue that bare item ids are looked up in.")
+    ] = None,
+    item: Annotated[str | None, typer.Option("--item", help="Say in sentences what moved this one item.")] = None,
+    seed: SeedOption = 0,
+    permutations: Annotated[
+        int | None, typer.Option(min=1, max=50, help="Shuffled copies of each prompt; the policy's own where empty.")
+    ] = None,
+    budget: BudgetOption = None,
+    catalogue: CatalogueOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Say what each part of the prompt did to each item's place; asking again costs nothing."""
+    from promptailor.app.explaining import explain_file
+
+    result = explain_file(
+        input_file, policy=policy, model=model, refiner=refiner, dataset=dataset, item_id=item, seed=seed,
+        permutations=permutations, budget=budget, catalogue=catalogue,
+    )  # fmt: skip
+    _print(result, json_output)
+
+
+@app.command()
 def ablate(
     suite: Annotated[str, typer.Option("--suite", help="Known suite, or a YAML file.")] = "paper",
     dataset: DatasetOption = "ml-100k",

@@ -13,9 +13,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.interrupt import stop_on_interrupt
-from promptailor.app.serving import parse_policies, serving_graph
+from promptailor.app.serving import policy_context, serving_graph
 from promptailor.app.settings import Settings
-from promptailor.graph.context import Context
 from promptailor.graph.rollout import run_batch
 from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.errors import DataError, InputError, MissingExtraError
@@ -73,10 +72,7 @@ def rank_file(
         store=store,
         budget=cap,
     )
-    policies = parse_policies(policy)
-    name = next(iter(policies), "manual")
-    searches = name in policies and policies[name] is None  # GRIPS asks the refiner itself
-    context = Context(policy=name, seed=seed, refine=refiner is not None and not searches, permutations=permutations)
+    context = policy_context(policy, refiner=refiner, seed=seed, permutations=permutations)
     summary = RankSummary(output=output, requests=0, llm_calls=0, invalid=0)
     partial = output.with_name(output.name + ".partial")
     try:

@@ -13,6 +13,7 @@ from promptailor.app.searches import PER_REQUEST, searching_policy
 from promptailor.app.settings import Settings
 from promptailor.app.wiring import Workspace
 from promptailor.graph.build import RankGraph, build_rank_graph
+from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.policies.base import PromptPolicy
 from promptailor.prompts.errors import SpecError
@@ -83,6 +84,14 @@ def serving_graph(
         budget=budget,
     )  # fmt: skip
     return build_rank_graph(resources, checkpointer=checkpointer)
+
+
+def policy_context(policy: str | None, *, refiner: str | None, seed: int, permutations: int | None) -> Context:
+    """Return the settings that serve with the first policy named, as in `serving_resources`."""
+    policies = parse_policies(policy)
+    name = next(iter(policies), "manual")
+    searches = name in policies and policies[name] is None  # GRIPS asks the refiner itself
+    return Context(policy=name, seed=seed, refine=refiner is not None and not searches, permutations=permutations)
 
 
 def parse_policies(text: str | None) -> Mapping[str, Path | None]:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from pydantic import BaseModel, Field, computed_field
 
 from promptailor.graph.build import build_rank_graph, recursion_limit
@@ -21,7 +21,6 @@ from promptailor.graph.nodes import RankNodes
 from promptailor.graph.resources import Resources
 from promptailor.graph.rollout import run_on_loop
 from promptailor.graph.state import RankInput, RankState, WindowState
-from promptailor.policies.base import PolicyInfo
 from promptailor.prompts.assemble import clean_title, show_profile
 from promptailor.prompts.errors import BudgetExceededError, ModelCallError
 from promptailor.prompts.explanations import Part, load_wording
@@ -119,47 +118,16 @@ async def aattribute(
         resources: what the request is served with.
         request: the request.
         context: the settings it was served with; another seed or policy is another answer.
-        config: of the run that serves, for its trace.
+        config: of the run that all of it is in a trace.
 
     Raises:
         PromptailorError: the request itself cannot be served.
     """
-    served = await _serve(resources, request, context, config)
-    variants = list(_variants(served, resources.catalogue))
-    answers = await asyncio.gather(
-        *(_answer(resources, context, variant.state) for variant in variants), return_exceptions=True
-    )
-    effects: list[PartEffect] = []
-    missing: dict[str, str] = {}
-    new_calls = 0
-    for variant, answer in zip(variants, answers, strict=True):
-        if isinstance(answer, BudgetExceededError | ModelCallError):
-            missing[variant.part] = str(answer)
-            continue
-        if isinstance(answer, BaseException):
-            raise answer
-        effects.append(_effect(variant, served.fused, answer))
-        new_calls += answer.new_calls
-    effects.sort(key=lambda effect: -sum(abs(move.moved) for move in effect.moves))
-    titles = {item.item_id: item.title for item in served.request.candidates}
-    info: PolicyInfo = resources.policies[served.policy].info
-    return Attribution(
-        user_id=request.user_id,
-        policy=served.policy,
-        version=info.version,
-        model=resources.recommender.spec,
-        step=len(served.trace) - 1,
-        prompt_digest=served.trace[-1].prompt.digest,
-        items=[
-            ItemAttribution(item_id=item_id, title=titles[item_id], rank=place + 1, reasons=_reasons(effects, place))
-            for place, item_id in enumerate(served.fused)
-        ],
-        effects=effects,
-        missing=missing,
-        served_calls=sum(record.calls for record in served.trace),
-        llm_calls=sum(effect.calls for effect in effects),
-        new_calls=new_calls,
-    )
+
+    async def explain(request: RankInput) -> Attribution:
+        return await _attribute(resources, request, context)
+
+    return await RunnableLambda(explain, name="explain").ainvoke(request, config)  # one run of a trace holds all
 
 
 def attribute(
@@ -188,15 +156,50 @@ class _Answer:
     new_calls: int
 
 
-async def _serve(
-    resources: Resources, request: RankInput, context: Context, config: RunnableConfig | None
-) -> RankState:
+async def _attribute(resources: Resources, request: RankInput, context: Context) -> Attribution:
+    served = await _serve(resources, request, context)
+    variants = list(_variants(served, resources.catalogue))
+    answers = await asyncio.gather(
+        *(_answer(resources, context, variant.state) for variant in variants), return_exceptions=True
+    )
+    effects: list[PartEffect] = []
+    missing: dict[str, str] = {}
+    new_calls = 0
+    for variant, answer in zip(variants, answers, strict=True):
+        if isinstance(answer, BudgetExceededError | ModelCallError):
+            missing[variant.part] = str(answer)
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        effects.append(_effect(variant, served.fused, answer))
+        new_calls += answer.new_calls
+    effects.sort(key=lambda effect: -sum(abs(move.moved) for move in effect.moves))
+    titles = {item.item_id: item.title for item in served.request.candidates}
+    return Attribution(
+        user_id=request.user_id,
+        policy=served.policy,
+        version=resources.policies[served.policy].info.version,
+        model=resources.recommender.spec,
+        step=len(served.trace) - 1,
+        prompt_digest=served.trace[-1].prompt.digest,
+        items=[
+            ItemAttribution(item_id=item_id, title=titles[item_id], rank=place + 1, reasons=_reasons(effects, place))
+            for place, item_id in enumerate(served.fused)
+        ],
+        effects=effects,
+        missing=missing,
+        served_calls=sum(record.calls for record in served.trace),
+        llm_calls=sum(effect.calls for effect in effects),
+        new_calls=new_calls,
+    )
+
+
+async def _serve(resources: Resources, request: RankInput, context: Context) -> RankState:
     """Run the rank graph, and return the whole state it ends in."""
-    limit = recursion_limit(MAX_STEPS, len(request.candidates))
-    bounded = RunnableConfig(**{**(config or {}), "recursion_limit": limit})
+    limit = RunnableConfig(recursion_limit=recursion_limit(MAX_STEPS, len(request.candidates)))
     channels = [field.name for field in fields(RankState)]
     graph = build_rank_graph(resources)
-    return RankState(**await graph.ainvoke(request, bounded, context=context, output_keys=channels))
+    return RankState(**await graph.ainvoke(request, limit, context=context, output_keys=channels))
 
 
 async def _answer(resources: Resources, context: Context, state: RankState) -> _Answer:

@@ -26,6 +26,7 @@ class Wording(Model):
     change: str
     moved: str
     kept: str
+    unmoved: str
     ordinals: tuple[str, ...]
     later: str
     chosen: str
