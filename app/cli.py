@@ -84,7 +84,7 @@ def demo(
 @app.command()
 def train(
     policy: Annotated[
-        str, typer.Option("--policy", help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search, grips or agp.")
+        str, typer.Option("--policy", help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search, grips, agp or pap-rec.")
     ],
     dataset: DatasetOption = "ml-100k",
     model: ModelOption = "embedded:ml-100k",
@@ -162,11 +162,39 @@ def train(
         Path | None,
         typer.Option("--profile-from", help="With --profile: AGP run that writes what users are like."),
     ] = None,
+    triggers: Annotated[int | None, typer.Option(min=1, help="PAP-REC: words for everybody.", show_default="5")] = None,
+    personal: Annotated[
+        int | None, typer.Option(min=0, help="PAP-REC: words of each user's own.", show_default="0")
+    ] = None,
+    warm: Annotated[
+        int | None,
+        typer.Option(min=0, help="PAP-REC: test users who get words of their own, for `--protocol warm`."),
+    ] = None,
+    surrogate: Annotated[
+        Literal["ndcg+hit", "listwise", "both"] | None,
+        typer.Option(help="PAP-REC: what words are searched for.", show_default="both"),
+    ] = None,
+    shrinkage: Annotated[
+        Literal["eb", "none"] | None,
+        typer.Option(help="PAP-REC: believe a user's one item as far as such gains repeat, or all.", show_default="eb"),
+    ] = None,
+    vocabulary: Annotated[
+        Literal["words", "any"] | None,
+        typer.Option(help="PAP-REC: whole words, or labels and titles as well.", show_default="words"),
+    ] = None,
+    admit: Annotated[
+        bool | None,
+        typer.Option("--admit/--no-admit", help="PAP-REC: serve words only if they pay on validation users."),
+    ] = None,
+    task: Annotated[
+        Literal["sequential", "direct", "explanation"] | None,
+        typer.Option(help="PAP-REC: rank behind a history, or without one.", show_default="sequential"),
+    ] = None,
     resume: ResumeOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Learn a prompt policy on training users and select it on validation users."""
-    from promptailor.app.job import AgpConfig, TrainConfig
+    from promptailor.app.job import AgpConfig, PapRecConfig, TrainConfig
     from promptailor.app.training import run_training_job
 
     config = TrainConfig(
@@ -178,6 +206,10 @@ def train(
         agp=AgpConfig.of(
             policy, profiler=profiler, critic=critic, batch=batch, sequence_length=sequence_length, accept=accept,
             patience=patience, summaries=summaries, position_feedback=position_feedback, profile=write_profiles,
+        ),
+        pap_rec=PapRecConfig.of(
+            policy, shared=triggers, personal=personal, warm=warm, surrogate=surrogate, shrinkage=shrinkage,
+            vocabulary=vocabulary, admit=admit, task=task,
         ),
     )  # fmt: skip
     summary = run_training_job(config, out, resume=resume)
@@ -200,6 +232,10 @@ def evaluate(
     retrieve: Annotated[
         bool, typer.Option("--retrieve", help="Rank what --candidates-from retrieves; a target it missed counts as 0.")
     ] = False,
+    protocol: Annotated[
+        Literal["cold", "warm"],
+        typer.Option(help="`warm`: users with words of their own, searched on the item before their last."),
+    ] = "cold",
     seed: SeedOption = 0,
     out: OutOption = Path("runs/evaluate"),
     budget: BudgetOption = None,
@@ -215,8 +251,8 @@ def evaluate(
 
     config = EvaluateConfig(
         methods=methods, dataset=dataset, model=model, refiner=refiner, users=users, n_candidates=candidates,
-        candidates_from=candidates_from, retrieve=retrieve, seed=seed, budget=budget, decompose=decompose,
-        catalogue=catalogue,
+        candidates_from=candidates_from, retrieve=retrieve, protocol=protocol, seed=seed, budget=budget,
+        decompose=decompose, catalogue=catalogue,
     )  # fmt: skip
     outcome = run_evaluation(config, out, resume=resume)
     _print(outcome, json_output)
@@ -584,7 +620,7 @@ def sentences_admit(
         out, config, ask=(lambda tried: typer.confirm(describe_admission(tried), err=True)) if person else None
     )
     _print(summary, json_output)
-    if summary.lineage.stopped == "interrupted":
+    if summary.extension.stopped == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
 
 

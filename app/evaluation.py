@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -21,6 +22,7 @@ from promptailor.app.job import TrainConfig
 from promptailor.app.methods import (
     PER_USER,
     SEARCHES,
+    TAILORED,
     MethodSpec,
     build_methods,
     calls_model,
@@ -63,6 +65,9 @@ class EvaluateConfig(BaseModel):
     """Where the negatives come from: chance, a baseline's name, or a file of published lists."""
     retrieve: bool = False
     """Whether the candidates are what `candidates_from` retrieves, the target among them or not."""
+    protocol: Literal["cold", "warm"] = "cold"
+    """`cold`: test users that no method has met. `warm`: those whom every method with words of a user's own has searched
+    on their second-to-last item."""
     seed: int = 0
     budget: str | None = None
     decompose: int = 0
@@ -158,11 +163,12 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
         budget=budget,
     )
     specs = [_searched(spec, config, out, workspace, resume=resume) for spec in specs]
-    covered = [user for user in workspace.split.test if workspace.source is None or workspace.source.covers(user)]
+    policies = load_policies(specs, workspace)
+    test = _warm_users(workspace, policies) if config.protocol == "warm" else workspace.split.test
+    covered = [user for user in test if workspace.source is None or workspace.source.covers(user)]
     chosen = _test_users(covered, config.users)
     cases = workspace.cases(chosen, config.n_candidates, config.seed)
-    left_out = len(workspace.split.test) - len(covered) + len(chosen) - len(cases)
-    policies = load_policies(specs, workspace)
+    left_out = len(test) - len(covered) + len(chosen) - len(cases)
     methods = build_methods(specs, workspace, policies, config.seed)
     personal = [m for kind in PER_USER for m, spec in zip(methods, specs, strict=True) if spec.name == kind]
     projected = _project(workspace, methods, policies, cases, config.decompose if personal else 0, config.seed)
@@ -170,6 +176,7 @@ def _evaluate(config: EvaluateConfig, out: Path, store: ResponseStore, budget: B
     info = RunInfo(
         environment=_environment(config, workspace, left_out),
         validation_users=workspace.split.validation,
+        warm_users=tuple(chosen) if config.protocol == "warm" else (),
         comparisons=planned_comparisons(specs),
         action_names=action_names(workspace.catalogue),
         decomposition=(
@@ -241,9 +248,9 @@ def planned_comparisons(specs: Sequence[MethodSpec]) -> tuple[tuple[str, str], .
     single: str | None = next((name for name in ("enumeration", "manual") if name in labels), None)
     if single is None:
         return None
-    pairs = [(s.label, single) for s in specs if s.name in PER_USER and not s.serving]
+    pairs = [(s.label, single) for s in specs if s.name in TAILORED and not s.serving]
     fused = next((s.label for s in specs if s.name == single and s.serving), None)
-    pairs += [(s.label, fused or single) for s in specs if s.name in PER_USER and s.serving]
+    pairs += [(s.label, fused or single) for s in specs if s.name in TAILORED and s.serving]
     return tuple(pairs) or None
 
 
@@ -287,6 +294,18 @@ def _test_users(test: Sequence[str], users: str) -> Sequence[str]:
     return test[: int(users)]
 
 
+def _warm_users(workspace: Workspace, policies: Mapping[str, PromptPolicy]) -> Sequence[str]:
+    """Return the test users whom every policy with words of a user's own has met; nobody else is served such words."""
+    met = [set(policy.info.warm_users) for policy in policies.values() if policy.info.warm_users]
+    users = [user for user in workspace.split.test if met and all(user in of_policy for of_policy in met)]
+    if not users:
+        raise InputError(
+            "--protocol warm: no listed method has met a test user; train one, such as pap-rec with --personal 1 --warm "
+            "100, or leave it out"
+        )
+    return users
+
+
 def _learning_curves(specs: Sequence[MethodSpec]) -> dict[str, tuple[object, ...]]:
     logs = {s.label: s.folder / "training.jsonl" for s in specs if s.folder is not None and not s.serving}
     return {label: read_learning_curve(path) for label, path in logs.items() if path.is_file()}
@@ -311,6 +330,7 @@ def _environment(config: EvaluateConfig, workspace: Workspace, left_out: int) ->
             "refiner": workspace.refiner,
             "methods": config.methods,
             "decompose": config.decompose,
+            **({"protocol": config.protocol} if config.protocol == "warm" else {}),
         },
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -14,17 +14,68 @@ from promptailor.app.run_folder import TrainingFolder
 from promptailor.app.wiring import RANDOM, Workspace
 from promptailor.graph.context import Context
 from promptailor.graph.state import TrainInput
+from promptailor.policies.acceptance import AcceptRule
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest
+from promptailor.policies.lineage import Lineage
 from promptailor.policies.manual import Stopped
+from promptailor.policies.profiling import SEQUENCE_LENGTH
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.returns import Objective
+from promptailor.policies.trigger_state import SearchConfig
 from promptailor.policies.types import Pooling, StateKind
+from promptailor.policies.white_box import VocabularyKind
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import PATTERNS, PatternName
 
 Preset = Literal["default", "on-policy", "paper"]
 """The default learns from all calls so far; `on-policy` is A2C with the usual remedies; `paper` is RPP as published."""
+
+
+class AgpConfig(BaseModel):
+    """What only AGP has to be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profiler: str | None = None
+    """Model that describes users and items; the recommender where empty, as for the critic."""
+    critic: str | None = None
+    """Model that criticises, generalises and rewrites."""
+    batch: int = Field(10, ge=1)
+    """Users per round; AGP's best, as the sequence length."""
+    sequence_length: int = Field(SEQUENCE_LENGTH, ge=1)
+    """Most recent items that a profile is written from."""
+    accept: AcceptRule = "test"
+    summaries: bool = True
+    """Whether items are summarised."""
+    position_feedback: bool = True
+    """Whether critic and rewriter are told ranks."""
+    profile: bool = True
+    """Whether profiles are written; without, the sentence that ranks is improved."""
+    patience: int = Field(5, ge=1)
+    """Rounds in a row without an accepted rewrite, after which training stops."""
+
+    @classmethod
+    def of(cls, policy: str, **given: Any) -> AgpConfig | None:
+        """Return the settings with what was given in place of the defaults; None where nothing is for AGP."""
+        settings = {name: value for name, value in given.items() if value is not None}
+        return cls(**settings) if settings or policy == "agp" else None
+
+
+class PapRecConfig(SearchConfig):
+    """What only PAP-REC has to be told."""
+
+    vocabulary: VocabularyKind = "words"
+    warm: int = Field(0, ge=0)
+    """The first so many test users get words of their own, searched on their second-to-last item."""
+    task: Literal["sequential", "direct", "explanation"] = "sequential"
+    """Rank behind a history, or without one."""
+
+    @classmethod
+    def of(cls, policy: str, **given: Any) -> PapRecConfig | None:
+        """Return the settings with what was given in place of the defaults; None where nothing is for PAP-REC."""
+        settings = {name: value for name, value in given.items() if value is not None}
+        return cls(**settings) if settings or policy == "pap-rec" else None
 
 
 class TrainConfig(BaseModel):
@@ -61,6 +112,14 @@ class TrainConfig(BaseModel):
     """T, prompts per episode."""
     sentences: int | None = Field(None, ge=1)
     """Only the first so many sentences of each sentence pattern are actions."""
+
+    agp: AgpConfig | None = None
+    """None for other policies."""
+    profile_from: Path | None = None
+    """An AGP run by whose instruction every user's profile is written, to be shown or not as the fifth pattern."""
+
+    pap_rec: PapRecConfig | None = None
+    """None for other policies."""
 
     reward_from: Path | None = None
     """A training run whose rewards are learned from, by a model that answers in the recommender's place: no call."""
@@ -109,6 +168,8 @@ class TrainSummary(BaseModel):
     """What was foreseen before the run."""
     encoder_calls: int
     """Texts that went through the sentence encoder in this process; a replay has none."""
+    notes: tuple[str, ...] = ()
+    """What else there is to say of it, a line each."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Say it in two lines."""
@@ -119,6 +180,7 @@ class TrainSummary(BaseModel):
             f"store), {self.tokens:,} tokens{money}"
         )
         yield f"{self.policy}: {self.stopped} after {cost}{reward}"
+        yield from self.notes
         yield f"saved in {self.folder}; serves with {self.n_steps} step(s)"
 
 
@@ -151,6 +213,8 @@ class Job:
         stopped: Stopped,
         user_steps: int,
         fusion_weights: tuple[float, ...] = (),
+        warm_users: tuple[str, ...] = (),
+        lineage: Lineage | None = None,
     ) -> None:
         """Save a policy with everything that is needed to load it safely."""
         workspace, config = self.workspace, self.config
@@ -169,6 +233,10 @@ class Job:
                 n_steps=n_steps,
                 permutations=self.config.permutations,
                 fusion_weights=fusion_weights,
+                warm_users=warm_users,
+                profiling=policy.info.profiling or workspace.profiling,
+                rewrites_proposed=lineage.proposed if lineage else 0,
+                rewrites_accepted=lineage.n_accepted if lineage else 0,
                 stopped=stopped,
                 calls=user_steps,
             ),

@@ -19,7 +19,9 @@ from promptailor.evals.baselines.registry import CLASSIC
 from promptailor.evals.methods import GraphMethod
 from promptailor.graph.context import Context
 from promptailor.policies.base import PromptPolicy
-from promptailor.policies.manual import MANUAL, MANUAL_PROFILE
+from promptailor.policies.pap_rec import NAME as PAP_REC
+from promptailor.policies.pap_rec import TriggerPolicy
+from promptailor.policies.manual import CHAIN_OF_THOUGHT, MANUAL, MANUAL_PROFILE
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import Catalogue
 
@@ -27,8 +29,13 @@ SEARCHES = ("enumeration", "random-search")
 """Searched on training users on the spot where no folder is given."""
 PER_USER = ("rpp", "rpp+", "bandit", "ppo-1", "ppo-4")
 """Policies that choose for each user; the first of them in a run is the one its gain decomposition is about."""
-LEARNED = (*PER_USER, *SEARCHES)
-BUILT_IN = (MANUAL, MANUAL_PROFILE)
+TAILORED = (*PER_USER, "agp", PAP_REC)
+"""Those, and the ones whose prompt says something else to each user: compared with the best single prompt."""
+LEARNED = (*TAILORED, *SEARCHES)
+TRIGGER_SETTINGS: Mapping[str, tuple[str, ...]] = {"personal": ("true", "false"), "triggers": ("searched", "random")}
+"""Of `pap-rec=FOLDER?...`: `personal=false` serves everybody's words only, `triggers=random` the baseline of the same
+length; their first values are the defaults."""
+BUILT_IN = (MANUAL, MANUAL_PROFILE, CHAIN_OF_THOUGHT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +91,26 @@ def calls_model(specs: list[MethodSpec]) -> bool:
 def load_policies(specs: list[MethodSpec], workspace: Workspace) -> dict[str, PromptPolicy]:
     """Return the policies of learned methods and of searches per request, by label."""
     policies: dict[str, PromptPolicy] = {
-        spec.label: workspace.load_policy(spec.folder) for spec in specs if spec.folder is not None
+        spec.label: _as_served(spec, workspace.load_policy(spec.folder)) for spec in specs if spec.folder is not None
     }
     searches = {
         spec.label: searching_policy(spec.name, workspace.catalogue, spec.serving) for spec in specs if spec.per_request
     }
     return policies | searches
+
+
+def _as_served(spec: MethodSpec, policy: PromptPolicy) -> PromptPolicy:
+    """Return a policy as its method string wants it served."""
+    if not isinstance(policy, TriggerPolicy):
+        return policy
+    asked = {}
+    for name, values in TRIGGER_SETTINGS.items():
+        asked[name] = spec.serving.get(name, values[0])
+        if asked[name] not in values:
+            raise SpecError(f"--methods {spec.label}: {name}: write {' or '.join(values)}, not {asked[name]!r}")
+    if asked["triggers"] == "random":
+        return policy.at_random()
+    return policy if asked["personal"] == "true" else policy.without_personal()
 
 
 def rewrites_sentences(specs: list[MethodSpec], catalogue: Catalogue) -> bool:
@@ -130,6 +151,7 @@ def build_methods(
 
 def _context(spec: MethodSpec, policy: str, seed: int) -> Context:
     own = search_settings(spec.name, spec.serving) if spec.per_request else {}
+    own |= dict.fromkeys(TRIGGER_SETTINGS, "") if spec.name == PAP_REC else {}
     serving = {key: value for key, value in spec.serving.items() if key not in own}
     values = {"policy": policy, "seed": seed, "refine": spec.name == "rpp+", "split": "test", **serving}
     try:

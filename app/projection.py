@@ -1,7 +1,8 @@
 """What a run will cost, said before it starts: a few users go through the same graph to a model that only counts.
 
 What they would have asked is multiplied by the number of users. A refiner's requests hardly differ between users and
-repeated ones are free, so they are counted once; the repetitions of a policy that has settled are not foreseen.
+repeated ones are free, so they are counted once; the repetitions of a policy that has settled, and items that many
+users share (their summaries are written once), are not foreseen.
 """
 
 from __future__ import annotations
@@ -76,15 +77,15 @@ class DryRun:
     def graph(self, policies: Mapping[str, PromptPolicy], *, training: bool = False) -> RankGraph:
         """Compile a graph that asks nobody."""
         resources = self.workspace.resources(policies)
-        return build_rank_graph(
-            replace(resources, recommender=self._recommender, refiner=self._refiner), training=training
-        )
+        counted = replace(resources, recommender=self._recommender, refiner=self._refiner, profilers={})
+        return build_rank_graph(counted, training=training)
 
     def take(self, scale: float) -> Spending:
         """Return the cost of what was asked since the last time: rankings times `scale`, distinct rewrites once."""
         ranked = self._recommender.ranked
+        ranked = sum(self._recommender.rewritten.values(), ranked)  # profiles and the like: of this user alone
         cost = Spending(calls=round(ranked.calls * scale), tokens=round(ranked.tokens * scale), usd=ranked.usd * scale)
-        self._recommender.ranked = Spending()
+        self._recommender.ranked, self._recommender.rewritten = Spending(), {}
         if self._refiner:
             cost = sum(self._refiner.rewritten.values(), cost)
             self._refiner.rewritten = {}

@@ -14,6 +14,7 @@ from promptailor.graph.train import Update
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import MANIFEST, PolicyManifest, SavablePolicy, read_manifest, save_policy
 from promptailor.policies.embeddings import ItemEmbeddings
+from promptailor.policies.lineage import PromptVersion
 from promptailor.policies.manual import Stopped
 from promptailor.policies.types import PaidReward
 from promptailor.prompts.errors import InputError
@@ -77,6 +78,20 @@ class TrainingFolder:
         with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.log_rewards(update.paid)
+
+    def log_round(self, version: PromptVersion, validation: float | None, epoch: int) -> None:
+        """Append one round of a prompt that is rewritten, the columns that learning curves are drawn from."""
+        row = {
+            "update": version.number,
+            "epoch": epoch,
+            "calls": version.calls,
+            "mean_reward": version.mean_reward,
+            "validation": validation,
+            "accepted": version.accepted,
+            **version.model_dump(mode="json", include={"mean_rank", "n_failed", "n_unread", "reason"}),
+        }
+        with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def log_rewards(self, rewards: Sequence[PaidReward]) -> None:
         """Append to `rewards.jsonl`, which reward models learn from; a resumed run writes it again as well."""

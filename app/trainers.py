@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from promptailor.app.agp import train_agp
 from promptailor.app.job import Job, Preset, TrainConfig, TrainSummary
 from promptailor.app.projection import announce, project_episodes, project_trials
+from promptailor.app.triggers import train_triggers
 from promptailor.graph.build import RankGraph
 from promptailor.graph.rollout import GraphEvaluator, Progress
 from promptailor.graph.state import TrainInput, TrainOutput
@@ -19,6 +21,7 @@ from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
 from promptailor.policies.grips import search_one_prompt
 from promptailor.policies.manual import Stopped
+from promptailor.policies.pap_rec import NAME as PAP_REC
 from promptailor.policies.random_search import random_search
 from promptailor.policies.returns import Objective, serving_steps
 from promptailor.prompts.errors import BudgetExceededError, InputError, SpecError
@@ -236,6 +239,8 @@ _STEPWISE = ("rpp", "rpp+", *PPO)
 TRAINERS: dict[str, Callable[[Job, Progress], TrainSummary]] = {
     **dict.fromkeys(_STEPWISE, _train_stepwise),
     **dict.fromkeys(ONE_SHOT, _train_one_shot),
+    PAP_REC: train_triggers,
+    "agp": train_agp,
 }
 
 CATALOGUE_POLICIES = (*_STEPWISE, "bandit", "enumeration", "random-search")
@@ -252,6 +257,17 @@ def check_policy(config: TrainConfig) -> None:
     for option, policies in takers.items():
         if getattr(config, option) and config.policy not in policies:
             raise SpecError(f"--{option}: {config.policy} has no such setting; leave it out, or train {_or(policies)}")
+    if config.agp and config.policy != "agp":
+        raise SpecError(f"--profiler and its like: {config.policy} has no such setting; leave it out, or train agp")
+    if config.profile_from and (config.policy not in _STEPWISE or "user_profile" not in config.patterns):
+        raise SpecError(f"--profile-from: goes with --profile, and with {_or(_STEPWISE)}")
+    if config.pap_rec and config.policy != PAP_REC:
+        raise SpecError(f"--triggers and its like: {config.policy} has no such setting; leave it out, or train pap-rec")
+    if config.pap_rec and config.pap_rec.task == "explanation":
+        raise SpecError(
+            "--task explanation: its surrogate compares the model's text with explanations that users wrote, and no "
+            "data set here has any; take sequential or direct"
+        )
     if config.reward_from:
         learners = [name for name in CATALOGUE_POLICIES if name != "rpp+"]
         if config.policy not in learners:

@@ -15,9 +15,10 @@ already in the response store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Literal
 
 from promptailor.graph.build import build_rank_graph
 from promptailor.graph.context import Context
@@ -166,8 +167,8 @@ def improve(
     *,
     affords: Callable[[int], bool],
     spent: Callable[[], int],
-) -> Iterator[Lineage]:
-    """Improve an instruction, yielding the lineage after every round.
+) -> Generator[Lineage, None, Literal["finished", "early"]]:
+    """Improve an instruction, yielding the lineage after every round; return whether it ended before the calls did.
 
     Args:
         guiding: what is improved, and by whom.
@@ -183,8 +184,10 @@ def improve(
     test, since, without_failure = AcceptanceTest(), 0, 0
     for number, batch in enumerate(_batches(train, guiding.batch, guiding.context.seed), 1):
         judged = len(batch) if guiding.accept == "paper" else len(held_out)
-        if since >= guiding.patience or not affords(len(batch) + 2 * judged):
-            return
+        if since >= guiding.patience:
+            return "early"
+        if not affords(len(batch) + 2 * judged):
+            return "finished"
         parent = lineage.learned
         assert parent.text is not None, "accepted versions have texts"
         before = guiding.rank(parent.text, batch, "train")
@@ -192,7 +195,7 @@ def improve(
         if not failed:
             without_failure += len(batch)
             if without_failure >= len(train):
-                return
+                return "early"
             continue
         without_failure = 0
         version = _round(guiding, parent, len(lineage.versions), before, failed)
@@ -210,6 +213,7 @@ def improve(
         lineage = lineage.added(version.model_copy(update={"calls": spent()}))
         since = 0 if version.accepted else since + 1
         yield lineage
+    raise AssertionError("batches have no end")
 
 
 def guided_policy(
@@ -250,6 +254,7 @@ def _round(
         users=tuple(user.user_id for user in batch),
         n_failed=len(failed),
         mean_rank=sum(user.case.rank for user in batch) / len(batch),
+        mean_reward=sum(user.reward for user in batch) / len(batch),
         n_unread=n_unread,
     )
     if not feedback:

@@ -17,10 +17,10 @@ from promptailor.graph.state import RankState
 from promptailor.policies.profiling import Profiling
 from promptailor.prompts.llm import ChatPort, Completion, ModelCall
 from promptailor.prompts.profiles import (
-    distinct_items,
     parse_profile,
     parse_summary,
     profile_messages,
+    shown_items,
     summary_call,
     with_profile,
     with_summaries,
@@ -64,7 +64,7 @@ class ProfileNodes:
         profiler, profiling = self._profiler(state)
         n_history = profiling.sequence_length if profiling.instruction else 0
         wanted = profiling.summaries and self.resources.summarises
-        items = distinct_items([state.request], n_history) if wanted else []
+        items = shown_items(state.request.history, state.request.candidates, n_history) if wanted else []
         catalogue, guidance = self.resources.catalogue, self.resources.guidance
         return profiler, {item.item_id: summary_call(item, state.request.domain, catalogue, guidance) for item in items}
 

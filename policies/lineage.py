@@ -35,7 +35,9 @@ class PromptVersion(Model):
     n_failed: int = 0
     """Users of the batch whose choice was not ranked first."""
     mean_rank: float | None = None
-    """Of the batch, with the parent."""
+    """Of what the batch chose, with the parent."""
+    mean_reward: float | None = None
+    """Mean NDCG of the batch, with the parent."""
     n_unread: int = 0
     """Answers of the critic that could not be read."""
     verdict: Verdict | None = None

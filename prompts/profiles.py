@@ -64,17 +64,16 @@ def with_profile(profile: UserProfile | None, written: str) -> UserProfile:
     return known.model_copy(update={"taste": taste})
 
 
-def distinct_items(requests: Sequence[RankRequest], n_history: int) -> list[Item]:
-    """Return the items that prompts for these requests show with a summary, each once, those without one only."""
-    shown = (
-        item
-        for request in requests
-        for item in (
-            *request.history[len(request.history) - min(n_history, len(request.history)) :],
-            *request.candidates,
-        )
-    )
-    return list({item.item_id: item for item in shown if item.summary is None}.values())
+def shown_items(history: Sequence[Item], candidates: Sequence[Item], n_history: int) -> list[Item]:
+    """Return the items that prompts show with a summary and that have none yet, each once.
+
+    Args:
+        history: oldest first.
+        candidates: all of them are shown.
+        n_history: how many of the most recent items of the history are.
+    """
+    recent = history[len(history) - min(n_history, len(history)) :]
+    return list({item.item_id: item for item in (*recent, *candidates) if item.summary is None}.values())
 
 
 def with_summaries(request: RankRequest, summaries: Mapping[str, str | None]) -> RankRequest:
