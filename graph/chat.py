@@ -15,7 +15,7 @@ from promptailor.graph.chat_model import ChatReader
 from promptailor.graph.chat_nodes import ChatNodes
 from promptailor.graph.chat_rules import ChatRules
 from promptailor.graph.chat_state import ChatInput, ChatOutput, ChatState
-from promptailor.graph.context import Context
+from promptailor.graph.context import MOST_STEPS, Context
 from promptailor.graph.inline import Edge, Node, Update
 from promptailor.graph.retriever import Retriever
 from promptailor.graph.state import RankOutput
@@ -27,8 +27,6 @@ ChatGraph = CompiledStateGraph[Any, Context, Any, Any]
 
 N_CANDIDATES = 10
 """That are ranked for a reply: what the embedded model was trained to put in order."""
-MOST_STEPS = 50
-"""`Context.n_steps` goes no further."""
 
 
 class _Step(Runnable[Any, Any]):

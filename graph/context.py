@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptailor.policies.fusion import FusionKind
 from promptailor.prompts.llm import Split
 
+MOST_STEPS = 50
+
 
 class Context(BaseModel):
     """Scalars and names only; the objects they name come in through `Resources`."""
@@ -15,7 +17,7 @@ class Context(BaseModel):
 
     policy: str = Field("manual", description="Which policy writes the prompt: manual, or the name of a loaded policy.")
     n_steps: int | None = Field(
-        None, ge=1, le=50, description="Calls per request; empty takes the number the policy was selected with."
+        None, ge=1, le=MOST_STEPS, description="Calls per request; empty takes the number the policy was selected with."
     )
     fusion: FusionKind = Field(
         "last", description="How the steps' rankings become one: the last (as in the paper), rrf, or learned weights."
