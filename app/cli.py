@@ -84,7 +84,8 @@ def demo(
 @app.command()
 def train(
     policy: Annotated[
-        str, typer.Option("--policy", help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search, grips, agp or pap-rec.")
+        str,
+        typer.Option(help="rpp, rpp+, ppo-1, ppo-4, bandit, enumeration, random-search, grips, agp or pap-rec."),
     ],
     dataset: DatasetOption = "ml-100k",
     model: ModelOption = "embedded:ml-100k",

@@ -66,8 +66,8 @@ class EvaluateConfig(BaseModel):
     retrieve: bool = False
     """Whether the candidates are what `candidates_from` retrieves, the target among them or not."""
     protocol: Literal["cold", "warm"] = "cold"
-    """`cold`: test users that no method has met. `warm`: those whom every method with words of a user's own has searched
-    on their second-to-last item."""
+    """`cold`: test users that no method has met. `warm`: those for whom every method that has words of a user's own has
+    searched them, on their second-to-last item."""
     seed: int = 0
     budget: str | None = None
     decompose: int = 0
@@ -300,8 +300,8 @@ def _warm_users(workspace: Workspace, policies: Mapping[str, PromptPolicy]) -> S
     users = [user for user in workspace.split.test if met and all(user in of_policy for of_policy in met)]
     if not users:
         raise InputError(
-            "--protocol warm: no listed method has met a test user; train one, such as pap-rec with --personal 1 --warm "
-            "100, or leave it out"
+            "--protocol warm: no listed method has met a test user; train one, such as pap-rec with --personal 1 "
+            "--warm 100, or leave it out"
         )
     return users
 

@@ -49,6 +49,8 @@ class PolicyInfo:
     """Shuffled copies of each prompt it was trained and selected with, each a call of its own."""
     fusion_weights: tuple[float, ...] = ()
     """What each step counts for in `fusion="weighted"`, learned on validation users; empty where nothing was."""
+    warm_users: tuple[str, ...] = ()
+    """Those of `train_users` who are test users: something was searched for them on their second-to-last item."""
     profiling: Profiling | None = None
     """What a model writes about user and items before the policy chooses (AGP); None where nothing is."""
 

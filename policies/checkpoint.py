@@ -24,6 +24,7 @@ from promptailor.policies.bandit import FactoredBandit
 from promptailor.policies.base import Persistent, PolicyInfo, PromptPolicy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import SinglePrompt, Stopped
+from promptailor.policies.pap_rec import TriggerPolicy
 from promptailor.policies.profiling import Profiling
 from promptailor.prompts.errors import CheckpointError
 from promptailor.prompts.llm import TextEncoder
@@ -51,6 +52,8 @@ class PolicyManifest(BaseModel):
     seed: int
     train_users: tuple[str, ...]
     validation_users: tuple[str, ...] = ()
+    warm_users: tuple[str, ...] = ()
+    """Test users whose second-to-last item something of their own was searched on."""
     catalogue_digest: str
     dataset: str
     dataset_digest: str
@@ -75,11 +78,12 @@ class PolicyManifest(BaseModel):
     @property
     def info(self) -> PolicyInfo:
         """What the loaded policy says of itself; users it was selected on count as seen."""
-        users = (*self.train_users, *self.validation_users)
+        users = (*self.train_users, *self.validation_users, *self.warm_users)
         return PolicyInfo(
             name=self.name,
             version=self.version,
             train_users=users,
+            warm_users=self.warm_users,
             n_steps=self.n_steps,
             permutations=self.permutations,
             fusion_weights=self.fusion_weights,
@@ -199,6 +203,10 @@ def _load_single(folder: Path, info: PolicyInfo, *_: object) -> SinglePrompt:
     return SinglePrompt.load(folder, info)
 
 
+def _load_triggers(folder: Path, info: PolicyInfo, *_: object) -> TriggerPolicy:
+    return TriggerPolicy.load(folder, info)
+
+
 def _load_bandit(
     folder: Path,
     info: PolicyInfo,
@@ -223,6 +231,7 @@ def _load_reinforced(
 
 _LOADERS: Mapping[str, Callable[..., PromptPolicy]] = {
     "single-prompt": _load_single,
+    TriggerPolicy.kind: _load_triggers,
     "bandit": _load_bandit,
     "reinforced": _load_reinforced,
 }

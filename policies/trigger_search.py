@@ -52,6 +52,8 @@ class TriggerSearch:
     fits: Callable[[Sequence[str]], bool]
     """Whether words, beside one another in a prompt, are tokenised as themselves."""
     state: SearchState
+    seed: int = 0
+    """Keys every draw."""
 
     def __post_init__(self) -> None:
         self._word = dict(zip(self.vocabulary.tokens, self.vocabulary.words, strict=True))
@@ -106,7 +108,7 @@ class TriggerSearch:
     def _order(self) -> list[int]:
         """Return the places of this round in the order they are visited."""
         places = range(len(self.state.words))
-        return sorted(places, key=lambda place: uniform("order", self.config.seed, self.state.round, place))
+        return sorted(places, key=lambda place: uniform("order", self.seed, self.state.round, place))
 
     def _visit(self, place: int) -> None:
         """Try to better the word at one place."""
@@ -215,7 +217,7 @@ class TriggerSearch:
         """Return a batch of users, in their order."""
         if len(cases) <= self.config.batch:
             return cases
-        draws = [uniform(*key, self.config.seed, case.user_id) for case in cases]
+        draws = [uniform(*key, self.seed, case.user_id) for case in cases]
         chosen = set(np.argsort(draws, kind="stable")[: self.config.batch].tolist())
         return [case for n, case in enumerate(cases) if n in chosen]
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptailor.policies.personal_words import Shrinkage
 from promptailor.policies.surrogate import SURROGATES, Surrogate, rank_correlation
 from promptailor.policies.white_box import WhiteBoxPrompt
+from promptailor.prompts.domain import Model
 
 Tokens = tuple[int, ...]
 Stop = Literal["converged", "early", "rounds"]
@@ -36,7 +37,6 @@ class SearchConfig(BaseModel):
     """Users that gradients are averaged over and candidates are tried on, drawn anew for every place."""
     admit: bool = True
     """Whether words must beat the prompt without any on validation users to be served."""
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class SearchCases:
     """Users who get words of their own, on their second-to-last item; nothing else is chosen on them."""
 
 
-class Round(BaseModel):
+class Round(Model):
     """What a round came to; a line of `training.jsonl`."""
 
     epoch: int
