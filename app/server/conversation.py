@@ -110,7 +110,7 @@ class Said(BaseModel):
 
 
 Event = Started | Understanding | Candidates | Step | FinalRanking | Said
-Log = Callable[[RankInput, Context, RankOutput], Awaitable[str]]
+Log = Callable[[RankInput, RankOutput], Awaitable[str]]
 """Keeps an answer and returns its id."""
 
 
@@ -124,9 +124,17 @@ class Chat:
     saver: BaseCheckpointSaver[str]
 
     async def turn(
-        self, message: str, *, user_id: str, taste: str | None, thread_id: str, context: Context, log: Log
+        self, message: str, *, user_id: str, taste: str | None, config: RunnableConfig, context: Context, log: Log
     ) -> AsyncIterator[Event]:
         """Run one turn of a thread and yield what happens.
+
+        Args:
+            message: what the user says.
+            user_id: who that is.
+            taste: how she describes herself; None where she did not, or did earlier.
+            config: names the thread.
+            context: the settings of the ranking.
+            log: told of the answer before it is shown.
 
         Raises:
             PromptailorError: the turn cannot be served.
@@ -135,7 +143,6 @@ class Chat:
         graph_input: dict[str, Any] = {"messages": [HumanMessage(message)], "user_id": user_id}
         if taste:
             graph_input["taste"] = taste
-        config = RunnableConfig(configurable={"thread_id": thread_id})
         stream = self.graph.astream(
             graph_input,
             config,
@@ -155,7 +162,7 @@ class Chat:
             elif namespace[0].startswith(f"{RANK_NODE}:") and (step := told.of_ranking(node, update)):
                 yield step
         if told.output and told.request:
-            answer_id = await log(RankInput.of(told.request), context, told.output)
+            answer_id = await log(RankInput.of(told.request), told.output)
             yield told.ranking(answer_id)
         yield Said(text=told.text)
 
@@ -166,10 +173,9 @@ class Chat:
             return ""
 
         thread_id = new_conversation()
-        turn = self.turn(
-            self.retriever.popular(1)[0].title, user_id=_WARM_UP, taste=None, thread_id=thread_id, context=context,
-            log=keep_nothing,
-        )  # fmt: skip
+        config = RunnableConfig(configurable={"thread_id": thread_id})
+        title = self.retriever.popular(1)[0].title
+        turn = self.turn(title, user_id=_WARM_UP, taste=None, config=config, context=context, log=keep_nothing)
         async for _ in turn:
             pass
         await self.forget([thread_id])

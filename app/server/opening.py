@@ -7,13 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.connect import connect, content_spec
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.chat import catalogue_retriever
+from promptailor.app.checkpoints import aopen_checkpointer
 from promptailor.app.server.application import ServiceFactory
 from promptailor.app.server.conversation import Chat
 from promptailor.app.server.feedback_store import open_feedback
@@ -21,7 +23,7 @@ from promptailor.app.server.first_policy import NAME, first_policy, trains_itsel
 from promptailor.app.server.metrics import Metrics
 from promptailor.app.server.schemas import Start
 from promptailor.app.server.service import Service, example_users
-from promptailor.app.serving import parse_policies, serving_resources
+from promptailor.app.serving import policy_context, serving_resources
 from promptailor.app.settings import Settings
 from promptailor.app.wiring import PLANTED, Workspace
 from promptailor.evals.datasets import Dataset, known_datasets
@@ -31,13 +33,12 @@ from promptailor.graph.chat import build_chat_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput
-from promptailor.policies.manual import MANUAL
 from promptailor.prompts.chat import load_chat_words
 from promptailor.prompts.domain import Item
 
 logger = logging.getLogger(__name__)
 
-N_EXAMPLES = 8
+N_EXAMPLES = 6
 _WARM_CANDIDATES = 10
 
 
@@ -92,12 +93,8 @@ def load_service(config: ServerConfig, settings: Settings) -> Loaded:
         store=store,
         budget=budget,
     )
-    context = Context(
-        policy=next(iter(parse_policies(named)), MANUAL),
-        explore=config.explore,
-        refine=config.refiner is not None,
-        permutations=config.permutations,
-    )
+    context = policy_context(named, refiner=config.refiner, seed=0, permutations=config.permutations)
+    context = context.model_copy(update={"explore": config.explore})
     return Loaded(
         settings=settings, resources=resources, context=context, dataset=dataset, store=store, budget=budget,
         model=model,
@@ -113,7 +110,7 @@ def opened(loaded: Loaded) -> ServiceFactory:
         graph, dataset = build_rank_graph(resources), loaded.dataset
         folder = settings.home / "served"
         folder.mkdir(parents=True, exist_ok=True)
-        async with AsyncSqliteSaver.from_conn_string(str(folder / "conversations.sqlite")) as saver:
+        async with aopen_checkpointer(_checkpointer_url(settings, folder)) as saver:
             chat = _chat(loaded, graph, saver) if dataset else None
             with open_feedback(settings) as feedback:
                 service = Service(
@@ -137,7 +134,17 @@ def opened(loaded: Loaded) -> ServiceFactory:
     return open_service
 
 
-def _chat(loaded: Loaded, graph: RankGraph, saver: AsyncSqliteSaver) -> Chat:
+def _checkpointer_url(settings: Settings, folder: Path) -> str:
+    """Return where conversations are kept: where the settings say, with the feedback on PostgreSQL, else in a file."""
+    if settings.checkpointer:
+        return settings.checkpointer.get_secret_value()
+    database = settings.database.get_secret_value() if settings.database else ""
+    if database.startswith("postgres"):
+        return f"postgresql://{database.partition('://')[2]}"
+    return f"sqlite:///{folder / 'conversations.sqlite'}"
+
+
+def _chat(loaded: Loaded, graph: RankGraph, saver: BaseCheckpointSaver[str]) -> Chat:
     assert loaded.dataset is not None, "called where there is one"
     retriever = catalogue_retriever(loaded.settings, dataset=loaded.dataset.name, model=loaded.model).warm()
     settings, catalogue = loaded.settings, loaded.resources.catalogue

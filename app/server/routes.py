@@ -28,12 +28,11 @@ from promptailor.graph.state import RankOutput
 
 ANSWER_ID = "X-Answer-Id"
 _PAGE = resources.files("promptailor.app.server").joinpath("static")
+_SCRIPTS = ("answer.js", "api.js", "app.js", "dom.js", "memory.js", "prompt.js", "theme.js")
 ASSETS = {
     "app.css": "text/css; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "chat.js": "text/javascript; charset=utf-8",
-    "prompt.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
+    **dict.fromkeys(_SCRIPTS, "text/javascript; charset=utf-8"),
 }
 """The page's files by name, and nothing else: no path of a request ever reaches the disk."""
 

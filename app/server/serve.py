@@ -61,6 +61,7 @@ def run_server(
 def _log() -> None:
     """Log to stderr, without keys."""
     handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)
     handler.addFilter(RedactingFilter())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()

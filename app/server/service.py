@@ -7,6 +7,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 
@@ -16,6 +17,7 @@ from promptailor.app.server.feedback_store import FeedbackStore, ShownAnswer, Vo
 from promptailor.app.server.metrics import Metrics
 from promptailor.app.server.schemas import ChatBody, ExampleUser, Forgotten, Start
 from promptailor.app.settings import Settings
+from promptailor.app.tracing import log_feedback, run_config
 from promptailor.evals.datasets import Dataset
 from promptailor.graph.attribution import Attribution, aattribute
 from promptailor.graph.build import RankGraph, recursion_limit
@@ -37,6 +39,8 @@ class Served:
 
     request: RankInput
     context: Context
+    run_id: UUID | None = None
+    """Of its trace."""
 
 
 @dataclass(kw_only=True)
@@ -63,11 +67,11 @@ class Service:
             PromptailorError: the request cannot be served.
         """
         context = self.request_context()
-        limit = recursion_limit(context.n_steps or MAX_STEPS, len(request.candidates))
-        config = RunnableConfig(recursion_limit=limit)
+        config = self._run_config("rank", request.user_id)
+        config["recursion_limit"] = recursion_limit(context.n_steps or MAX_STEPS, len(request.candidates))
         result = await self.graph.ainvoke(request, config, context=context)
         output = RankOutput.model_validate(result)
-        return await self.log(request, context, output), output
+        return await self.log(Served(request, context, config["run_id"]), output), output
 
     def request_context(self) -> Context:
         """Return the settings of the next request: draws of a policy that explores differ from visit to visit."""
@@ -75,9 +79,12 @@ class Service:
             return self.context
         return self.context.model_copy(update={"seed": secrets.randbelow(_SEEDS)})
 
-    async def log(self, request: RankInput, context: Context, output: RankOutput) -> str:
+    def _run_config(self, task: str, user_id: str | int, thread_id: str | None = None) -> RunnableConfig:
+        return run_config(self.context.policy, user_id=user_id, thread_id=thread_id, task=task, settings=self.settings)
+
+    async def log(self, served: Served, output: RankOutput) -> str:
         """Keep an answer that is about to be shown; return its id."""
-        answer_id = secrets.token_hex(16)
+        answer_id, request = secrets.token_hex(16), served.request
         self.metrics.answered(output)
         profile = request.user_profile.known if request.user_profile else ()
         answer = ShownAnswer.of(
@@ -87,10 +94,10 @@ class Service:
             catalogue=self.resources.catalogue,
             history=self._items(request.history),
             profile=profile,
-            explored=context.explore,
+            explored=served.context.explore,
         )
         await asyncio.to_thread(self.feedback.add_answer, answer)
-        self._served[answer_id] = Served(request, context)
+        self._served[answer_id] = served
         while len(self._served) > REMEMBERED:
             self._served.popitem(last=False)
         return answer_id
@@ -107,13 +114,13 @@ class Service:
         thread_id = f"{user}.{conversation}"
         await asyncio.to_thread(self.feedback.add_conversation, thread_id, user)
         yield Started(conversation=conversation)
+        context, config = self.request_context(), self._run_config("chat", body.user_id, thread_id)
+
+        async def log(request: RankInput, output: RankOutput) -> str:
+            return await self.log(Served(request, context, config["run_id"]), output)
+
         turn = self.chat.turn(
-            body.message,
-            user_id=body.user_id,
-            taste=body.taste,
-            thread_id=thread_id,
-            context=self.request_context(),
-            log=self.log,
+            body.message, user_id=body.user_id, taste=body.taste, config=config, context=context, log=log
         )
         async for event in turn:
             yield event
@@ -130,12 +137,16 @@ class Service:
             served = known
         else:
             raise InputError("answer_id: there is no such recent answer; ask again, and have the new one explained")
-        return await aattribute(self.resources, served.request, served.context)
+        config = self._run_config("explain", served.request.user_id)
+        return await aattribute(self.resources, served.request, served.context, config=config)
 
     async def vote(self, answer_id: str, item_id: str, vote: Vote | None) -> None:
         """Keep a vote; raise `InputError` where the item was not in the answer."""
         await asyncio.to_thread(self.feedback.vote, answer_id, item_id, vote)
         self.metrics.voted(vote or "withdrawn")
+        served = self._served.get(answer_id)
+        if vote and served and served.run_id:
+            log_feedback(served.run_id, "thumbs", float(vote == "up"))
 
     async def forget(self, user_id: str) -> Forgotten:
         """Delete the answers, votes, recent requests and conversations of a user."""
