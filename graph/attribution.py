@@ -22,6 +22,7 @@ from promptailor.graph.resources import Resources
 from promptailor.graph.rollout import run_on_loop
 from promptailor.graph.state import RankInput, RankState, WindowState
 from promptailor.prompts.assemble import clean_title, show_profile
+from promptailor.prompts.domain import RankRequest
 from promptailor.prompts.errors import BudgetExceededError, ModelCallError
 from promptailor.prompts.explanations import Part, load_wording
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, SentencePattern
@@ -157,8 +158,9 @@ class _Answer:
 
 
 async def _attribute(resources: Resources, request: RankInput, context: Context) -> Attribution:
+    context = context.model_copy(update={"review": False})  # nobody is there to answer
     served = await _serve(resources, request, context)
-    variants = list(_variants(served, resources.catalogue))
+    variants = list(_variants(served, resources))
     answers = await asyncio.gather(
         *(_answer(resources, context, variant.state) for variant in variants), return_exceptions=True
     )
@@ -221,9 +223,10 @@ async def _answer(resources: Resources, context: Context, state: RankState) -> _
     )
 
 
-def _variants(served: RankState, catalogue: Catalogue) -> Iterator[_Variant]:
+def _variants(served: RankState, resources: Resources) -> Iterator[_Variant]:
     """Yield the counterfactuals of the last prompt: one per part that can be another, and all of them at once."""
-    wording, last, manual = load_wording(), served.trace[-1], catalogue.manual_prompt
+    catalogue, wording, last = resources.catalogue, load_wording(), served.trace[-1]
+    manual = catalogue.manual_prompt
     nothing = Option(name=wording.none, text="")
     again = replace(
         served,
@@ -276,12 +279,24 @@ def _variants(served: RankState, catalogue: Catalogue) -> Iterator[_Variant]:
             reference=nothing,
             state=replace(again, triggers=""),
         )
+    profiling = resources.profiling_of(served.policy)
+    summarised = profiling is not None and profiling.summaries and any(i.summary for i in served.request.candidates)
+    plain = _without_summaries(served.request) if summarised else served.request
+    if summarised:
+        n_tailored += 1
+        summaries = "\n".join(item.summary for item in served.request.candidates if item.summary)
+        yield _Variant(
+            part="summaries",
+            choice=Option(name="", text=summaries),
+            reference=nothing,
+            state=replace(again, request=plain),
+        )
     if n_tailored > 1:
         yield _Variant(
             part="prompt",
             choice=Option(name="", text="\n".join(message.content for message in last.prompt.messages)),
             reference=Option(name=wording.manual, text=""),
-            state=replace(again, trial=manual, sentences={}, triggers=""),
+            state=replace(again, trial=manual, sentences={}, triggers="", written=False, request=plain),
         )
 
 
@@ -303,6 +318,12 @@ def _history(served: RankState, length: int) -> str:
     """Return the titles that a prompt with so much history shows."""
     recent = served.request.history[-length:] if length else ()
     return "\n".join(clean_title(item.title) for item in recent)
+
+
+def _without_summaries(request: RankRequest) -> RankRequest:
+    """Return the request with titles alone."""
+    bare = tuple(item.model_copy(update={"summary": None}) for item in request.candidates)
+    return request.model_copy(update={"candidates": bare})
 
 
 def _templates(sentences: Mapping[SentencePattern, str]) -> dict[SentencePattern, str]:

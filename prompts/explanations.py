@@ -11,8 +11,8 @@ import yaml
 from promptailor.prompts.domain import Model
 from promptailor.prompts.patterns import PatternName
 
-Part = PatternName | Literal["triggers", "prompt"]
-"""A part of a prompt that may be another: a pattern, the trigger words, or everything at once (`prompt`)."""
+Part = PatternName | Literal["triggers", "summaries", "prompt"]
+"""A part of a prompt that may be another: a pattern, trigger words, summaries of items, or everything (`prompt`)."""
 
 
 class Wording(Model):

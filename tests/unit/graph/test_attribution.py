@@ -18,17 +18,22 @@ from promptailor.graph.build import build_rank_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput, RankOutput
-from promptailor.policies.base import Decision, OneShotPolicy, PolicyInfo
+from promptailor.policies.base import Decision, PolicyInfo
 from promptailor.policies.best_of_k import BestOfK, BestOfKConfig
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.errors import ModelCallError
-from promptailor.prompts.explanations import load_wording
+from promptailor.prompts.explanations import Part, load_wording
 from promptailor.prompts.llm import ChatPort, Completion, ModelCall
 from promptailor.prompts.patterns import Catalogue
 
 RPP = Context(policy="rpp")
-SENTENCES = ("role_playing", "reasoning_guidance", "output_format")
+SENTENCES: tuple[Part, ...] = ("role_playing", "reasoning_guidance", "output_format")
+CHANGES: tuple[tuple[Part, str], ...] = (
+    ("reasoning_guidance", "reasoning_guidance"),
+    ("history_records", "history_length"),
+)
+"""Parts of a prompt, and where a specification has them."""
 
 
 @dataclass
@@ -37,7 +42,8 @@ class Spy:
 
     port: ChatPort
     calls: list[ModelCall] = field(default_factory=list)
-    fails_on: str = "\0"
+    works: int = 1_000
+    """Calls before the model is down."""
 
     @property
     def spec(self) -> str:
@@ -49,7 +55,7 @@ class Spy:
 
     def complete(self, call: ModelCall) -> Completion:
         self.calls.append(call)
-        if any(self.fails_on in message.content for message in call.messages):
+        if len(self.calls) > self.works:
             raise ModelCallError("the model is down")
         return self.port.complete(call)
 
@@ -119,3 +125,108 @@ def test_asking_again_costs_nothing_and_says_the_same(resources: Resources, case
     again = asyncio.run(aattribute(resources, request, RPP))
     assert (first.new_calls, again.new_calls) == (5, 0)
     assert again == first.model_copy(update={"new_calls": 0})
+
+
+def test_the_rank_without_a_pattern_is_what_that_prompt_really_gives(
+    resources: Resources, catalogue: Catalogue, cases: Sequence[EvalCase]
+) -> None:
+    """A manual prompt that differs in one sentence is its own counterfactual, and has no other."""
+    spec = catalogue.manual_prompt.model_copy(update={"reasoning_guidance": 0, "history_length": 3})
+    fixed = Fixed(Decision(spec=spec))
+    resources = dataclasses.replace(resources, policies={**resources.policies, "fixed": fixed})
+    request = RankInput.of(cases[2].request)
+    attribution = attribute(resources, request, Context(policy="fixed"))
+    effects = {effect.part: effect for effect in attribution.effects}
+    for part, field_name in CHANGES:
+        manually = {field_name: getattr(catalogue.manual_prompt, field_name)}
+        other = Fixed(Decision(spec=spec.model_copy(update=manually)))
+        without = served(
+            dataclasses.replace(resources, policies={**resources.policies, "fixed": other}),
+            request,
+            Context(policy="fixed"),
+        )
+        ranks = {item.item_id: item.rank for item in without.items}
+        assert {move.item_id: move.rank_without for move in effects[part].moves} == ranks
+    manual = served(resources, request, Context(policy="manual"))
+    ranks = {item.item_id: item.rank for item in manual.items}
+    assert {move.item_id: move.rank_without for move in effects["prompt"].moves} == ranks
+    assert effects["history_records"].change == "History 3 instead of 10"
+    assert effects["role_playing"].reference.name == "none", "as in the manual prompt, so it is left out"
+
+
+def test_sentences_say_places_in_words() -> None:
+    wording = load_wording()
+    change = wording.change_of("history_records", "3", "10")
+    assert wording.move(change, 6, 2) == "History 3 instead of 10 moved this from sixth to second."
+    assert wording.move(change, 20, 20) == "History 3 instead of 10 left this place 20."
+
+
+@pytest.mark.parametrize("context", [
+    Context(policy="rpp", refine=True),
+    Context(policy="rpp", permutations=3),
+    Context(policy="rpp", window=4),
+    Context(policy="rpp", fusion="rrf"),
+    Context(policy="rpp", n_steps=1, explore=True, seed=3),
+    Context(policy="best-of-k"),
+], ids=["refined", "permutations", "windows", "fused", "explored", "searched"])  # fmt: skip
+def test_every_way_of_serving_can_be_explained(
+    resources: Resources, catalogue: Catalogue, cases: Sequence[EvalCase], context: Context
+) -> None:
+    search = BestOfK(space=PromptSpace(catalogue), config=BestOfKConfig(k=3))
+    resources = dataclasses.replace(
+        resources, policies={**resources.policies, "best-of-k": search}, refiner=resources.recommender
+    )
+    request = RankInput.of(cases[3].request)
+    answer = served(resources, request, context)
+    attribution = attribute(resources, request, context)
+    check(attribution, answer)
+    per_prompt = (context.permutations or 1) * answer.steps[-1].windows
+    assert all(effect.calls == per_prompt for effect in attribution.effects)
+    assert attribution.served_calls == answer.llm_calls
+
+
+def test_other_refined_sentences_stay_as_they_were_shown(
+    resources: Resources, catalogue: Catalogue, cases: Sequence[EvalCase]
+) -> None:
+    edited = "Rank {{these}} {items} by {{taste}}."
+    decision = Decision(spec=catalogue.manual_prompt, sentences={"reasoning_guidance": edited}, triggers="gold river")
+    resources = dataclasses.replace(resources, policies={**resources.policies, "fixed": Fixed(decision)})
+    resources, spy = spied(resources)
+    attribution = attribute(resources, RankInput.of(cases[4].request), Context(policy="fixed"))
+    shown = "Rank {these} items by {taste}."
+    effects = {effect.part: effect for effect in attribution.effects}
+    assert shown in effects["reasoning_guidance"].choice.text
+    assert effects["reasoning_guidance"].choice.name.endswith("(edited)")
+    with_edit = [call for call in spy.calls[1:] if shown in text_of(call)]
+    assert len(with_edit) == len(spy.calls) - 3, "all but its own counterfactual and the manual prompt"
+    without_triggers = [call for call in spy.calls if "gold river" not in text_of(call)]
+    assert len(without_triggers) == 2, "its own counterfactual, and the manual prompt"
+
+
+def test_a_request_without_history_is_explained_too(resources: Resources, cases: Sequence[EvalCase]) -> None:
+    request = RankInput.of(cases[0].request.model_copy(update={"history": ()}))
+    attribution = attribute(resources, request, RPP)
+    assert attribution.policy == "manual", "cold start"
+    assert {effect.part for effect in attribution.effects} == set(SENTENCES)
+
+
+def test_a_budget_ends_in_what_could_not_be_asked(
+    catalogue: Catalogue, resources: Resources, cases: Sequence[EvalCase]
+) -> None:
+    model = resources.recommender
+    assert isinstance(model, ModelPort)
+    port = ModelPort(spec=model.spec, model=model.model, store=ResponseStore(), budget=Budget.parse("calls=5"))
+    attribution = attribute(dataclasses.replace(resources, recommender=port), RankInput.of(cases[0].request), RPP)
+    assert (attribution.served_calls, attribution.new_calls) == (3, 2)
+    assert len(attribution.effects) == 2
+    assert len(attribution.missing) == 3
+    assert all("budget" in reason for reason in attribution.missing.values())
+
+
+def test_a_model_that_fails_is_named(resources: Resources, cases: Sequence[EvalCase]) -> None:
+    resources, spy = spied(resources)
+    spy.works = 5
+    attribution = attribute(resources, RankInput.of(cases[0].request), RPP)
+    assert len(attribution.effects) == 2
+    assert len(attribution.missing) == 3
+    assert set(attribution.missing.values()) == {"the model is down"}
