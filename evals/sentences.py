@@ -31,7 +31,7 @@ class Admission(Model):
     admitted: bool = False
 
 
-class Lineage(Model):
+class Extension(Model):
     """Where an extended catalogue comes from: `lineage.json`."""
 
     schema_version: Literal[1] = 1
@@ -69,10 +69,10 @@ class Lineage(Model):
         return tuple(tried for tried in self.tried if tried.admitted)
 
 
-def read_lineage(path: Path) -> Lineage:
-    """Read a lineage; `InputError` where it is none."""
+def read_extension(path: Path) -> Extension:
+    """Read where an extended catalogue comes from; `InputError` where the file does not say."""
     try:
-        return Lineage.model_validate_json(path.read_bytes())
+        return Extension.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run `promptailor sentences admit`") from None
     except ValidationError as error:

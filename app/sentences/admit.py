@@ -39,7 +39,7 @@ from promptailor.app.sentences.folder import (
 )
 from promptailor.app.wiring import Workspace, open_store, train_inputs
 from promptailor.evals.records import write_text
-from promptailor.evals.sentences import Admission, Gate, Lineage
+from promptailor.evals.sentences import Admission, Extension, Gate
 from promptailor.evals.types import EvalCase
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
@@ -76,7 +76,7 @@ class AdmitSummary(BaseModel):
     """What was admitted."""
 
     folder: Path
-    lineage: Lineage
+    extension: Extension
     spent: Spending
     """On requests of every part of a resumed run."""
     cache_hits: int
@@ -86,7 +86,7 @@ class AdmitSummary(BaseModel):
         table = Table(box=None, header_style="bold")
         for column in ("sentence", "pattern", "for everybody", "p", "as one more choice", "p", "users", ""):
             table.add_column(column, no_wrap=True)
-        for tried in self.lineage.tried:
+        for tried in self.extension.tried:
             table.add_row(
                 tried.proposal.id,
                 tried.proposal.pattern.replace("_", " "),
@@ -98,13 +98,13 @@ class AdmitSummary(BaseModel):
                 "admitted" if tried.admitted else "",
                 style="" if tried.admitted else "dim",
             )
-        if self.lineage.tried:
+        if self.extension.tried:
             yield table
-        yield from (f"admitted: {tried.proposal.text}" for tried in self.lineage.tried if tried.admitted)
-        n_admitted, n = len(self.lineage.admitted), len(self.lineage.tried)
-        yield f"{n_admitted} of {n} admitted by {self.lineage.gate}; NDCG on {self.lineage.held_out} held-out users"
-        if self.lineage.untried:
-            yield f"not tried, {self.lineage.stopped}: {', '.join(self.lineage.untried)}"
+        yield from (f"admitted: {tried.proposal.text}" for tried in self.extension.tried if tried.admitted)
+        n_admitted, n = len(self.extension.admitted), len(self.extension.tried)
+        yield f"{n_admitted} of {n} admitted by {self.extension.gate}; NDCG on {self.extension.held_out} held-out users"
+        if self.extension.untried:
+            yield f"not tried, {self.extension.stopped}: {', '.join(self.extension.untried)}"
         yield f"spent: {self.spent}; {self.cache_hits:,} answers from the store"
         yield f"catalogue: {self.folder / CATALOGUE}"
 
@@ -164,9 +164,9 @@ def admit_sentences(
             announce("trying sentences", tryout.projected(trials), budget)
         tried, stopped = _try_all(fit, tryout)
     tried = _decide(tried, file, out, config.gate, ask)
-    lineage = _lineage(made, config, workspace, file, tried, faults, stopped, tryout.frame)
-    _write(out, workspace, lineage)
-    return AdmitSummary(folder=out, lineage=lineage, spent=store.spending, cache_hits=store.hits)
+    extension = _extension(made, config, workspace, file, tried, faults, stopped, tryout.frame)
+    _write(out, workspace, extension)
+    return AdmitSummary(folder=out, extension=extension, spent=store.spending, cache_hits=store.hits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +345,7 @@ def _write_down(file: ProposalFile, proposal_id: str, admit: bool, out: Path) ->
     return file
 
 
-def _lineage(
+def _extension(
     made: SentencesConfig,
     config: AdmitConfig,
     workspace: Workspace,
@@ -354,12 +354,12 @@ def _lineage(
     faults: Sequence[str],
     stopped: Stopped,
     frame: PromptSpec,
-) -> Lineage:
+) -> Extension:
     dropped = dict(file.dropped)
     for reason, n in count(faults).items():
         dropped[reason] = dropped.get(reason, 0) + n
     reached = {admission.proposal.id for admission in tried}
-    return Lineage(
+    return Extension(
         grown_from=workspace.catalogue.digest,
         digest=_extended(workspace, tried).digest,
         dataset=workspace.dataset.name,
@@ -391,8 +391,8 @@ def _extended(workspace: Workspace, tried: Sequence[Admission]) -> Catalogue:
     return workspace.catalogue.extended(added) if added else workspace.catalogue
 
 
-def _write(out: Path, workspace: Workspace, lineage: Lineage) -> None:
+def _write(out: Path, workspace: Workspace, extension: Extension) -> None:
     """Write the catalogue first: a lineage never speaks of one that is not there."""
     head = f"# Extended by `promptailor sentences admit`; {LINEAGE} beside it says where its sentences come from.\n"
-    write_text(out / CATALOGUE, head + dump_catalogue(_extended(workspace, lineage.tried)))
-    write_text(out / LINEAGE, lineage.model_dump_json(indent=2) + "\n")
+    write_text(out / CATALOGUE, head + dump_catalogue(_extended(workspace, extension.tried)))
+    write_text(out / LINEAGE, extension.model_dump_json(indent=2) + "\n")

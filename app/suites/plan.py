@@ -14,7 +14,9 @@ from promptailor.app.evaluation import EvaluateConfig
 from promptailor.app.job import TrainConfig
 from promptailor.app.methods import MethodSpec
 from promptailor.app.searches import searching_policy
-from promptailor.app.suites.suite import Group, Sizes, Suite, SuiteRow, Value
+from promptailor.app.sentences.admit import AdmitConfig
+from promptailor.app.sentences.folder import CATALOGUE, SentencesConfig
+from promptailor.app.suites.suite import Group, SentencesSpec, Sizes, Suite, SuiteRow, Value
 from promptailor.app.trainers import PPO, reinforced_settings
 from promptailor.evals.baselines.registry import CLASSIC
 from promptailor.evals.protocol import UserSplit
@@ -25,6 +27,8 @@ from promptailor.prompts.patterns import load_catalogue
 
 TRAININGS = "train"
 """Folder of a data set's trainings, beside those of its groups."""
+EXTENSIONS = "sentences"
+"""Folder of its extended catalogues."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +62,29 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extending:
+    """One catalogue to extend."""
+
+    id: str
+    """Folder, relative to the data set's."""
+    propose: SentencesConfig
+    admit: AdmitConfig
+
+    @property
+    def digest(self) -> str:
+        """Of every setting that matters."""
+        return settings_digest(self.propose, self.admit)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """One policy to learn."""
 
     id: str
     """Folder, relative to the data set's."""
     config: TrainConfig
+    extending: Extending | None = None
+    """What makes its catalogue; None where that is there."""
 
     @property
     def digest(self) -> str:
@@ -110,8 +131,10 @@ class Evaluation:
     """Of all rows."""
 
     def config_of(self, rows: tuple[PlannedRow, ...]) -> EvaluateConfig:
-        """Return the settings with these rows only."""
-        return self.config.model_copy(update={"methods": ",".join(row.method for row in rows)})
+        """Return the settings with these rows only; a grown catalogue serves the others' policies too."""
+        grown = next((row.training.config.catalogue for row in rows if row.training and row.training.extending), None)
+        update = {"methods": ",".join(row.method for row in rows), **({"catalogue": grown} if grown else {})}
+        return self.config.model_copy(update=update)
 
     @property
     def digest(self) -> str:
@@ -196,10 +219,10 @@ def shipped_model(dataset: str) -> str | None:
     return f"embedded:{name}" if name in shipped_models() else None
 
 
-def settings_digest(config: TrainConfig | EvaluateConfig) -> str:
+def settings_digest(*configs: TrainConfig | EvaluateConfig | SentencesConfig | AdmitConfig) -> str:
     """Digest what differs from the defaults, so that a setting that is new and not used changes nothing."""
-    text = config.model_dump_json(exclude_defaults=True, exclude={"budget"})
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    texts = [config.model_dump_json(exclude_defaults=True, exclude={"budget"}) for config in configs]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:8]
 
 
 def _most_steps(training: Training | None) -> int:
@@ -215,13 +238,11 @@ def _evaluation(
     rows: list[PlannedRow] = []
     lacking: list[str] = []
     for row in group.rows_at(point):
-        swept = group.swept("train", point)
-        if row.reward_from is not None:
-            source = next((other.training for other in rows if other.row.label == row.reward_from), None)
-            if source is None:
-                continue  # it is said of the row itself why it is not here
-            swept["reward_from"] = run.folder / source.id
-        training = _training(run, row, sizes, model, seed, swept)
+        trained = {other.row.label: run.folder / other.training.id for other in rows if other.training}
+        if any(label not in trained for label in row.sources.values()):
+            continue  # it is said of the source itself why it is not here
+        sources = {name: trained[label] for name, label in row.sources.items()}
+        training = _training(run, row, sizes, model, seed, group.swept("train", point), sources)
         if training and training.config.users > len(split.train):
             lacking.append(f"{group.id}, {point}: {training.config.users} training users, of {len(split.train)}")
             continue
@@ -251,11 +272,18 @@ def _evaluation(
 
 
 def _training(
-    run: Run, row: SuiteRow, sizes: Sizes, model: str, seed: int, swept: Mapping[str, Any]
+    run: Run,
+    row: SuiteRow,
+    sizes: Sizes,
+    model: str,
+    seed: int,
+    swept: Mapping[str, Any],
+    sources: Mapping[str, Path],
 ) -> Training | None:
     if row.train is None:
         return None
     name = row.spec.name
+    extending = _extending(run, row.sentences, model, seed, sources.get("prompt")) if row.sentences else None
     config = TrainConfig(
         **{
             "policy": name,
@@ -263,12 +291,22 @@ def _training(
             "model": model,
             "refiner": run.refiner if name == "rpp+" else None,
             "seed": seed,
+            "catalogue": run.folder / extending.id / CATALOGUE if extending else None,
             **sizes.training,
             **row.train,
             **swept,
+            **{field: folder for field, folder in sources.items() if field in TrainConfig.model_fields},
         }
     )
-    return Training(id=f"{TRAININGS}/{name}-{settings_digest(config)}", config=config)
+    return Training(id=f"{TRAININGS}/{name}-{settings_digest(config)}", config=config, extending=extending)
+
+
+def _extending(run: Run, spec: SentencesSpec, model: str, seed: int, prompt: Path | None) -> Extending:
+    """Plan an extended catalogue; the refiner of the suite is the critic where the row names none."""
+    given = {"critic": run.refiner, "seed": seed, "prompt": prompt, **spec.propose}
+    propose = SentencesConfig(**{"dataset": run.dataset, "model": model, **given})
+    admit = AdmitConfig(**spec.admit)
+    return Extending(id=f"{EXTENSIONS}/{settings_digest(propose, admit)}", propose=propose, admit=admit)
 
 
 def _planned(run: Run, row: SuiteRow, training: Training | None, swept: Mapping[str, Any]) -> PlannedRow:

@@ -24,10 +24,14 @@ from promptailor.app.evaluation import Evaluation as Outcome
 from promptailor.app.evaluation import run_evaluation
 from promptailor.app.interrupt import stop_on_interrupt
 from promptailor.app.run_folder import CONFIG, POLICY
+from promptailor.app.sentences.admit import admit_sentences
+from promptailor.app.sentences.folder import CATALOGUE
+from promptailor.app.sentences.propose import propose_sentences
 from promptailor.app.settings import Settings
 from promptailor.app.suites.ledger import Entry, Ledger, RowCost, read_ledger, write_entry
 from promptailor.app.suites.plan import (
     Evaluation,
+    Extending,
     Plan,
     PlannedRow,
     Run,
@@ -230,6 +234,8 @@ class _Runner:
         if _trained(self.folder, self.ledger, training):
             self.kept += 1
             return None
+        if training.extending and (reason := self._extend(training.extending)):
+            return reason
         entry = self._entry(training.id, digest=training.digest, seed=training.config.seed)
 
         def work() -> Entry:
@@ -245,6 +251,25 @@ class _Runner:
         if done.status == "missing":
             self._lack(training.id, str(done.reason))
         self.trained += done.status == "done"
+        return done.reason
+
+    def _extend(self, extending: Extending) -> str | None:
+        """Extend a catalogue where that is not done yet; return why it failed, or None."""
+        if _there(self.folder, self.ledger, extending.id, extending.digest, CATALOGUE):
+            return None
+        entry = self._entry(extending.id, digest=extending.digest, seed=extending.propose.seed)
+
+        def work() -> Entry:
+            out, budget, library = self.folder / extending.id, self.budget, self.library
+            proposed = propose_sentences(extending.propose, out, resume=True, budget=budget, library=library)
+            if proposed.stopped != "finished":
+                raise BudgetExceededError(self.budget.stopped or f"the budget was spent while making {extending.id}")
+            summary = admit_sentences(out, extending.admit, budget=budget, library=library)
+            if summary.extension.stopped != "finished":
+                raise BudgetExceededError(self.budget.stopped or f"the budget was spent while making {extending.id}")
+            return entry.model_copy(update={"status": "done", "requests": summary.spent.calls})
+
+        done = self._timed(extending.id, entry, work)
         return done.reason
 
     def _evaluate(self, evaluation: Evaluation, failed: Mapping[str, str]) -> None:
@@ -368,15 +393,18 @@ class _Runner:
 
 
 def _trained(folder: Path, ledger: Ledger, training: Training) -> bool:
-    entry = ledger.entries.get(training.id)
-    done = entry is not None and entry.status == "done" and entry.digest == training.digest
-    return done and (folder / training.id / POLICY / MANIFEST).is_file()
+    return _there(folder, ledger, training.id, training.digest, f"{POLICY}/{MANIFEST}")
 
 
 def _evaluated(folder: Path, ledger: Ledger, evaluation: Evaluation) -> bool:
-    entry = ledger.entries.get(evaluation.id)
-    done = entry is not None and entry.status == "done" and entry.digest == evaluation.digest
-    return done and (folder / evaluation.id / REPORT).is_file()
+    return _there(folder, ledger, evaluation.id, evaluation.digest, REPORT)
+
+
+def _there(folder: Path, ledger: Ledger, name: str, digest: str, file: str) -> bool:
+    """Whether a run with these settings is done, and its last file there."""
+    entry = ledger.entries.get(name)
+    done = entry is not None and entry.status == "done" and entry.digest == digest
+    return done and (folder / name / file).is_file()
 
 
 def _costs(rows: Sequence[PlannedRow], report: EvalReport) -> dict[str, RowCost]:

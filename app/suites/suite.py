@@ -17,7 +17,10 @@ from promptailor.app.evaluation import EvaluateConfig
 from promptailor.app.job import TrainConfig
 from promptailor.app.methods import LEARNED, MethodSpec, parse_methods
 from promptailor.app.searches import search_settings, searching_policy
+from promptailor.app.sentences.admit import AdmitConfig
+from promptailor.app.sentences.folder import SentencesConfig
 from promptailor.app.trainers import TRAINERS, check_policy
+from promptailor.evals.exhibit_runs import COSTS
 from promptailor.evals.exhibits import ExhibitKind
 from promptailor.evals.metrics import PRIMARY, chance
 from promptailor.graph.context import Context
@@ -81,6 +84,26 @@ class Sweep(Model):
         return self
 
 
+class SentencesSpec(Model):
+    """How a row's catalogue is extended before it is trained: what of `SentencesConfig` and `AdmitConfig` differs."""
+
+    propose: dict[str, Any] = Field(default_factory=dict)
+    admit: dict[str, Any] = Field(default_factory=dict)
+    prompt: str | None = None
+    """Label of an earlier row whose single prompt sentences are tried in; None for the manual one."""
+
+    @model_validator(mode="after")
+    def _settings_exist(self) -> Self:
+        try:
+            SentencesConfig(**{**_ANY, **self.propose})
+            AdmitConfig(**self.admit)
+        except ValidationError as error:
+            raise ValueError(f"sentences: {_first(error)}") from None
+        if self.admit.get("gate", "test") != "test":
+            raise ValueError("sentences: gate: a suite asks nobody; take `test`")
+        return self
+
+
 class SuiteRow(Model):
     """One method of a group."""
 
@@ -92,8 +115,22 @@ class SuiteRow(Model):
     """What of `TrainConfig` differs from the suite's sizes; None where nothing is trained."""
     reward_from: str | None = None
     """Label of an earlier row of the group: its training run's rewards are learned, and answer in the LLM's place."""
+    profile_from: str | None = None
+    """Label of an earlier row of the group: its AGP run writes the profiles that the fifth pattern shows."""
+    sentences: SentencesSpec | None = None
+    """How its catalogue is extended; None where it is trained with the one there is."""
     values: tuple[Value, ...] = ()
     """Those of the group's sweep that the row takes part in; empty for all."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Labels of the rows whose folders it learns from, by what they are to it."""
+        named = {
+            "reward_from": self.reward_from,
+            "profile_from": self.profile_from,
+            "prompt": self.sentences.prompt if self.sentences else None,
+        }
+        return {name: label for name, label in named.items() if label is not None}
 
     @property
     def spec(self) -> MethodSpec:
@@ -107,10 +144,13 @@ class SuiteRow(Model):
             raise ValueError(f"method {self.method!r}: names a folder; the runner does, of what `train` makes")
         if "," in self.method:
             raise ValueError(f"method {self.method!r}: one method per row")
-        if self.train is None and self.reward_from is not None:
-            raise ValueError(f"method {self.method!r}: learns from no rewards; write `train: {{}}`")
-        if self.train is not None and "reward_from" in self.train:
-            raise ValueError("train: reward_from: name the row beside `train`, not in it; its folder is found")
+        if self.train is None and (self.sources or self.sentences):
+            what = next(iter(self.sources), "sentences")
+            raise ValueError(f"method {self.method!r}: {what}: nothing is trained; write `train: {{}}`")
+        for name in ("reward_from", "profile_from", "catalogue"):
+            if self.train is not None and name in self.train:
+                beside = "sentences" if name == "catalogue" else name
+                raise ValueError(f"train: {name}: write `{beside}` beside `train`, not in it; its folder is found")
         if self.train is None and spec.name in LEARNED:
             raise ValueError(f"method {spec.name!r} is learned; write `train: {{}}` or the settings that differ")
         if self.train is not None and spec.name not in TRAINERS:
@@ -146,7 +186,7 @@ class ExhibitSpec(Model):
     @field_validator("measures")
     @classmethod
     def _known(cls, measures: tuple[str, ...]) -> tuple[str, ...]:
-        known = chance(2)
+        known = (*chance(2), *COSTS)
         if unknown := [name for name in measures if name not in known]:
             raise ValueError(f"{unknown[0]!r}: unknown; there are {', '.join(known)}")
         return measures
@@ -185,10 +225,11 @@ class Group(Model):
                 raise ValueError(f"group {self.id}, {exhibit.id}: compare: {unknown[0]!r} is no row of it")
         for place, row in enumerate(self.rows):
             trained = [other.label for other in self.rows[:place] if other.train is not None]
-            if row.reward_from is not None and row.reward_from not in trained:
-                raise ValueError(
-                    f"group {self.id}, {row.label}: reward_from: no earlier row {row.reward_from!r} is trained"
-                )
+            for what, source in row.sources.items():
+                if source not in trained:
+                    raise ValueError(f"group {self.id}, {row.label}: {what}: no earlier row {source!r} is trained")
+        if len({row.sentences.model_dump_json() for row in self.rows if row.sentences}) > 1:
+            raise ValueError(f"group {self.id}: sentences: one extended catalogue per group; make two groups")
         if self.sweep and self.models:
             raise ValueError(f"group {self.id}: has a sweep and models; make two groups")
         for row in self.rows:
@@ -222,9 +263,9 @@ class Group(Model):
                 if row.train is None:
                     continue
                 try:
-                    check_policy(
-                        TrainConfig(**{"policy": row.spec.name, **_ANY, **row.train, **self.swept("train", point)})
-                    )
+                    from_rows = {name: Path(label) for name, label in row.sources.items() if name == "profile_from"}
+                    settings = {**_ANY, **row.train, **from_rows, **self.swept("train", point)}
+                    check_policy(TrainConfig(**{"policy": row.spec.name, **settings}))
                 except (ValidationError, SpecError) as error:
                     reason = _first(error) if isinstance(error, ValidationError) else str(error)
                     raise ValueError(f"group {self.id}, {row.label}: train: {reason}") from None
