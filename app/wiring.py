@@ -23,7 +23,8 @@ from promptailor.evals.baselines.order import Identity
 from promptailor.evals.baselines.registry import CLASSIC, BaselineInputs
 from promptailor.evals.candidates import CandidateSource, PublishedLists, Retriever
 from promptailor.evals.datasets import Dataset, is_present, known_datasets, load_dataset, load_spec
-from promptailor.evals.planted import PlantedWorld, planted_world
+from promptailor.evals.planted import PlantedWorld
+from promptailor.evals.planted_profiles import any_world
 from promptailor.evals.protocol import HoldOut, UserSplit, make_cases, split_users
 from promptailor.evals.types import EvalCase
 from promptailor.graph.build import RankGraph, build_rank_graph
@@ -83,8 +84,8 @@ class Workspace:
                 raise SpecError(f"--model {self.answering}: a simulated model goes with --dataset planted")
             return None
         if name is None:
-            raise SpecError("--dataset planted: needs --model planted:1 to planted:5 or planted:null")
-        return planted_world(name)
+            raise SpecError("--dataset planted: needs --model planted:1 to planted:5, planted:null, planted:agp or planted:agp-null")
+        return any_world(name)
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -54,6 +54,8 @@ CUTOFF = 10
 
 WORLDS = ("1", "2", "3", "4", "5", "null")
 """Names after `planted:`. Learners are developed on world 1 only; the others are held out."""
+PROFILE_WORLDS = ("agp", "agp-null")
+"""Names of the worlds for profiles, which `evals.planted_profiles` makes."""
 
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
@@ -225,13 +227,19 @@ def _titles(n: int, rng: random.Random) -> list[str]:
     """Make up n distinct two-word titles that say nothing of segments."""
     titles: dict[str, None] = {}
     while len(titles) < n:
-        words = ["".join(rng.choices(_SYLLABLES, k=rng.choice((2, 3)))).capitalize() for _ in range(2)]
+        words = [syllables(rng, rng.choice((2, 3))).capitalize() for _ in range(2)]
         titles[" ".join(words)] = None
     return list(titles)
+
+
+def syllables(rng: random.Random, n: int) -> str:
+    """Make up a word of n syllables."""
+    return "".join(rng.choices(_SYLLABLES, k=n))
 
 
 def planted_world(name: str, catalogue: Catalogue | None = None) -> PlantedWorld:
     """Return the world that `planted:NAME` names; an unknown name is a `SpecError` that lists the known ones."""
     if name not in WORLDS:
-        raise SpecError(f"planted:{name}: no such world; known: {', '.join(f'planted:{world}' for world in WORLDS)}")
+        known = ", ".join(f"planted:{world}" for world in (*WORLDS, *PROFILE_WORLDS))
+        raise SpecError(f"planted:{name}: no such world; known: {known}")
     return PlantedWorld("null" if name == "null" else int(name), catalogue)

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import ConfigDict, Field
@@ -24,7 +25,8 @@ from promptailor.app.backends.planted_critic import write_critique
 from promptailor.app.backends.ranking_chat import RankingChat
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
-from promptailor.evals.planted import PlantedPrompt, PlantedWorld, chance, gains, planted_world
+from promptailor.evals.planted import PROFILE_WORLDS, PlantedPrompt, PlantedWorld, chance, gains
+from promptailor.evals.planted_profiles import any_world
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue, Sentence, SentencePattern
 from promptailor.prompts.proposals import pattern_asked_for
 
@@ -75,7 +77,7 @@ class PlantedChat(RankingChat):
     @classmethod
     def from_world(cls, name: str, seed: int, *, catalogue: Catalogue | None = None) -> PlantedChat:
         """Build the model of a world named as in `planted:NAME`; an unknown name is a `SpecError` that lists them."""
-        return cls(world=planted_world(name, catalogue), seed=seed)
+        return cls(world=any_world(name, catalogue), seed=seed)
 
     @property
     def _llm_type(self) -> str:
@@ -199,7 +201,11 @@ def _rarity_weighted(sentences: Sequence[Sentence]) -> dict[str, dict[str, float
     return {i: {word: math.log((1 + len(words)) / counts[word]) for word in sorted(bag)} for i, bag in words.items()}
 
 
-def load(spec: ModelSpec, settings: Settings) -> PlantedChat:
+def load(spec: ModelSpec, settings: Settings) -> BaseChatModel:
     """Make the model of a world; an unknown one is a `SpecError` that lists them."""
     spec.refuse_unknown("seed")
+    if spec.model in PROFILE_WORLDS:
+        from promptailor.app.backends.planted_profiles import ProfileChat  # noqa: PLC0415 - made of this module
+
+        return ProfileChat.from_world(spec.model, seed=int(spec.number("seed", 0)))
     return PlantedChat.from_world(spec.model, seed=int(spec.number("seed", 0)))
