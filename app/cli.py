@@ -21,6 +21,10 @@ data_app = typer.Typer(help="Get, list and check data sets.", no_args_is_help=Tr
 lm_app = typer.Typer(help="Train, evaluate and find embedded language models.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(lm_app, name="lm")
+prompts_app = typer.Typer(
+    help="Versions of an instruction that AGP improves: look, compare, choose.", no_args_is_help=True
+)
+app.add_typer(prompts_app, name="prompts")
 sentences_app = typer.Typer(help="Propose, rank and admit new sentences for the catalogue.", no_args_is_help=True)
 app.add_typer(sentences_app, name="sentences")
 
@@ -623,6 +627,62 @@ def sentences_admit(
     _print(summary, json_output)
     if summary.extension.stopped == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+RunArgument = Annotated[Path, typer.Argument(help="Run of `train --policy agp`.")]
+
+
+@prompts_app.command("list")
+def prompts_list(run: RunArgument, json_output: JsonOption = False) -> None:
+    """List a run's versions, and how each was judged."""
+    from promptailor.app.prompt_versions import list_versions
+
+    _print(list_versions(run), json_output)
+
+
+@prompts_app.command("show")
+def prompts_show(
+    run: RunArgument,
+    version: Annotated[int | None, typer.Argument(help="The served one where empty.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Show one version, the advice it came from, and its verdict."""
+    from promptailor.app.prompt_versions import show_version
+
+    _print(show_version(run, version), json_output)
+
+
+@prompts_app.command("diff")
+def prompts_diff(
+    run: RunArgument,
+    before: Annotated[int | None, typer.Argument(help="The other's parent where empty.")] = None,
+    after: Annotated[int | None, typer.Argument(help="The served one where empty.")] = None,
+) -> None:
+    """Compare two versions line by line."""
+    from promptailor.app.prompt_versions import diff_versions
+
+    typer.echo(diff_versions(run, before, after))
+
+
+@prompts_app.command("pin")
+def prompts_pin(
+    run: RunArgument,
+    version: Annotated[int | None, typer.Argument(help="What was learned where empty.")] = None,
+    catalogue: CatalogueOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Serve a version from now on, whatever was learned."""
+    from promptailor.app.prompt_versions import pin_version
+
+    _print(pin_version(run, version, catalogue), json_output)
+
+
+@prompts_app.command("rollback")
+def prompts_rollback(run: RunArgument, catalogue: CatalogueOption = None, json_output: JsonOption = False) -> None:
+    """Serve the version that the served one came from."""
+    from promptailor.app.prompt_versions import rollback_version
+
+    _print(rollback_version(run, catalogue), json_output)
 
 
 @lm_app.command("path")
