@@ -10,6 +10,7 @@ import hmac
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,10 +31,15 @@ def pseudonym(user_id: str | int, settings: Settings | None = None) -> str:
     Raises:
         InputError: the file can neither be read nor made.
     """
+    return namer(settings)(user_id)
+
+
+def namer(settings: Settings | None = None) -> Callable[[str | int], str]:
+    """Return `pseudonym` with its key read already: an event loop should not wait for a file."""
     settings = settings or Settings()
     given = settings.pseudonym_key
     key = given.get_secret_value().encode() if given else _key(settings.home / KEY_FILE)
-    return PREFIX + hmac.new(key, str(user_id).encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+    return lambda user_id: PREFIX + hmac.new(key, str(user_id).encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
 @lru_cache(maxsize=8)

@@ -21,7 +21,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 
-from promptailor.app.pseudonym import PREFIX, pseudonym
+from promptailor.app.pseudonym import PREFIX, namer, pseudonym
 from promptailor.app.redact import redact, redactor
 from promptailor.app.settings import Settings
 from promptailor.graph.tracing import start_recording
@@ -139,18 +139,18 @@ def log_feedback(run_id: UUID | str, key: str, score: float, *, comment: str | N
 
 def anonymizer(settings: Settings | None = None) -> Callable[[Any], Any]:
     """Return what takes keys and user ids out of a payload; hand it to a LangSmith client of your own."""
-    settings = settings or Settings()
+    name_user = namer(settings)
 
     def clean(payload: Any) -> Any:
-        redact = redactor()
+        blot = redactor()
 
         def text(value: str) -> str:
             hidden = _USER_IN_TEXT.sub(lambda found: f"{found[1]}{found[2]}{name(found[3])}{found[2]}", value)
-            return redact(hidden)
+            return blot(hidden)
 
         def name(user_id: str | int) -> str:
             given = str(user_id)
-            return given if _PSEUDONYM.fullmatch(given) else pseudonym(given, settings)
+            return given if _PSEUDONYM.fullmatch(given) else name_user(given)
 
         def walk(value: Any) -> Any:
             if isinstance(value, str):
@@ -188,7 +188,7 @@ def _start_spans(settings: Settings) -> SpanTracer | None:
     except ImportError:
         logger.warning("OTEL_EXPORTER_OTLP_ENDPOINT: no spans are sent; pip install 'promptailor[tracing]'")
         return None
-    tracer = SpanTracer(span_provider(), name_user=lambda user_id: pseudonym(user_id, settings))
+    tracer = SpanTracer(span_provider(), name_user=namer(settings))
     _listen(tracer)
     return tracer
 
