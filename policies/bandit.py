@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ from promptailor.policies.manual import Stopped
 from promptailor.policies.prompt_space import Choice, PromptSpace
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.errors import BudgetExceededError, MissingExtraError
-from promptailor.prompts.patterns import PATTERNS, Catalogue, PatternName
+from promptailor.prompts.patterns import PATTERNS, Catalogue, PatternName, PromptSpec
 
 N_DIRECTIONS = 16
 """Leading directions of the training users' embeddings that a user is read by."""
@@ -77,7 +78,33 @@ class FactoredBandit:
                 self.stopped = error.stopped
                 return
             choices += new
-            self._learn(choices, np.array(rewards), features, seed)
+            turn = np.arange(len(choices)) % len(features)
+            self._learn(choices, np.array(rewards), features[turn], turn, seed)
+
+    def learn(
+        self,
+        inputs: Sequence[StateInputs],
+        users: Sequence[str],
+        specs: Sequence[PromptSpec],
+        rewards: Array,
+        seed: int,
+    ) -> None:
+        """Learn from a log of prompts that somebody chose, such as users' feedback; what was learned before is dropped.
+
+        Args:
+            inputs: what was known of the user, one per row.
+            users: whose row it is; rows of one user share how easily she is pleased.
+            specs: the prompts.
+            rewards: shape (n,), in [0, 1].
+            seed: keys the draws that exploration takes options by.
+        """
+        names = sorted(set(users))
+        first = {user: row for row, user in reversed([*enumerate(users)])}
+        self._directions = leading_directions(np.stack([self.embeddings.user(inputs[first[n]].history) for n in names]))
+        features = np.stack([self._features(one) for one in inputs])
+        numbers = {name: number for number, name in enumerate(names)}
+        places = np.array([numbers[user] for user in users])
+        self._learn([self.space.choice(spec) for spec in specs], rewards, features, places, seed)
 
     def choose(self, inputs: StateInputs, *, key: tuple[str | int, ...], explore: bool) -> Decision:
         """Choose a prompt; when exploring, also say with which propensity each pattern's option was drawn."""
@@ -120,10 +147,11 @@ class FactoredBandit:
         features: Array = self.embeddings.user(inputs.history) @ self._directions
         return features
 
-    def _learn(self, choices: list[Choice], rewards: Array, features: Array, seed: int) -> None:
-        """Refit the mean model and draw new ones; trial t was on user t modulo the number of users."""
-        users = np.arange(len(choices)) % len(features)
-        model = fit_additive(self.space.design(choices), [features[users]] * len(self.space.patterns), rewards, users)
+    def _learn(
+        self, choices: list[Choice], rewards: Array, features: Array, users: NDArray[np.int64], seed: int
+    ) -> None:
+        """Refit the mean model and draw new ones; features and users have one row per choice."""
+        model = fit_additive(self.space.design(choices), [features] * len(self.space.patterns), rewards, users)
         models = [(model.shared, model.personal), *model.sample(N_DRAWS, seed)]
         self._models = {
             pattern: np.stack([np.column_stack([shared[k], personal[k]]) for shared, personal in models])

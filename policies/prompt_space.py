@@ -61,6 +61,15 @@ class PromptSpace:
             options["history_length"] = self.lengths[options.pop("history_records")]
         return self.manual.model_copy(update=options)
 
+    def choice(self, spec: PromptSpec) -> Choice:
+        """Return the choice that makes a prompt; of a length that is no option, the nearest that is."""
+        return tuple(
+            min(range(len(self.lengths)), key=lambda option: abs(self.lengths[option] - spec.history_length))
+            if pattern == "history_records"
+            else getattr(spec, pattern) or 0
+            for pattern in self.patterns
+        )
+
     def random(self, *key: str | int) -> Choice:
         """Draw a choice uniformly; the draw is a function of the key."""
         return tuple(

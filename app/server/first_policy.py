@@ -29,7 +29,7 @@ def first_policy(settings: Settings, model: str, dataset: str) -> Path:
         DataError: the data set is not here.
     """
     config = TrainConfig(policy=NAME, dataset=dataset, model=model, users=200, calls=1_500, steps=3)
-    content = f"{SCHEMA_VERSION}\0{load_catalogue().digest}\0{config}"
+    content = f"{SCHEMA_VERSION}\0{load_catalogue().digest}\0{config.model_dump_json(exclude_defaults=True)}"
     folder = settings.home / "served" / f"{NAME}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     if not (folder / POLICY / MANIFEST).is_file():
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from promptailor.policies.bandit import UNIFORM_SHARE, FactoredBandit
+from promptailor.policies.base import Trial
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.types import StateInputs
 from promptailor.prompts.patterns import PATTERNS
@@ -82,3 +84,17 @@ def test_a_spent_budget_keeps_what_was_learned(make_toy: Callable[..., ToyWorld]
 
 def test_fitting_twice_gives_the_same_bandit(make_toy: Callable[..., ToyWorld]) -> None:
     assert fitted(make_toy(), calls=200).digest == fitted(make_toy(), calls=200).digest
+
+
+def test_it_learns_from_a_log_of_prompts_that_somebody_else_chose(make_toy: Callable[..., ToyWorld]) -> None:
+    toy = make_toy(noise=0.15)
+    bandit = FactoredBandit(PromptSpace(toy.catalogue), toy.embeddings)
+    users = [user for _ in range(25) for user in toy.user_ids]
+    specs = [bandit.space.spec(bandit.space.random("log", n)) for n in range(len(users))]
+    assert [bandit.space.spec(bandit.space.choice(spec)) for spec in specs] == specs
+    rewards = toy.rewards(
+        [Trial(user_id=u, spec=s, sample_index=n) for n, (u, s) in enumerate(zip(users, specs, strict=True))]
+    )
+    before = served(toy, bandit)
+    bandit.learn([toy.inputs(user) for user in users], users, specs, np.array(rewards), seed=0)
+    assert served(toy, bandit) > max(before, 0.9)
