@@ -38,6 +38,7 @@ from promptailor.app.wiring import RANDOM, Workspace, open_store
 from promptailor.evals.baselines.base import Method
 from promptailor.evals.baselines.registry import CLASSIC, null_controls
 from promptailor.evals.controls import SHUFFLED
+from promptailor.evals.metrics import MEAN_RANK
 from promptailor.evals.report import Environment, EvalReport, RunInfo, read_learning_curve
 from promptailor.evals.runner import evaluate
 from promptailor.evals.types import EvalCase
@@ -93,16 +94,16 @@ class Evaluation(BaseModel):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the table of methods and say the verdicts."""
-        measures = ("ndcg@1", "ndcg@5", "mrr@10", "hr@5")
+        measures = ("ndcg@1", "ndcg@5", "mrr@10", "hr@5", MEAN_RANK)
         table = Table(box=None, header_style="bold")
         for column in ("method", "ndcg@10", *measures, "calls/user", "invalid", "s"):
             table.add_column(column, no_wrap=True)
         for name, result in {**self.report.methods, **self.report.controls}.items():
             if name.startswith(SHUFFLED):
                 continue
-            primary = result.primary
+            primary, found = result.primary, result.measures
             cells = [f"{primary.mean:.3f} [{primary.low:.3f}, {primary.high:.3f}]"]
-            cells += [f"{result.measures[measure].mean:.3f}" for measure in measures]
+            cells += [f"{found[m].mean:.3f}" if m in found else "" for m in measures]
             calls = result.llm_calls / max(1, result.n_users)
             cells += [f"{calls:.1f}", f"{result.invalid_rate:.1%}", f"{result.seconds:.0f}"]
             table.add_row(name, *cells, style="" if name in self.report.methods else "dim")

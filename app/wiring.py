@@ -84,7 +84,7 @@ class Workspace:
                 raise SpecError(f"--model {self.answering}: a simulated model goes with --dataset planted")
             return None
         if name is None:
-            raise SpecError("--dataset planted: needs --model planted:1 to planted:5, planted:null, planted:agp or planted:agp-null")
+            raise SpecError("--dataset planted: needs --model planted:1 to planted:5, null, agp or agp-null")
         return any_world(name)
 
     @cached_property

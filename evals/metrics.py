@@ -1,4 +1,7 @@
-"""The measures of one user's ranking. A relevant item that is not in the ranking scores zero everywhere."""
+"""The measures of one user's ranking.
+
+A relevant item that is not in the ranking scores zero everywhere, and its rank is one below the last.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from promptailor.policies.reward import ndcg
 
 PRIMARY = "ndcg@10"
 """The measure that comparisons, plots and verdicts are about."""
+MEAN_RANK = "mean_rank"
+"""Its mean over users is what AGP reports beside NDCG@10; the only measure of which less is better."""
 
 
 def reciprocal_rank(ranking: Sequence[str], relevant_item_id: str, k: int) -> float:
@@ -21,13 +26,20 @@ def hit(ranking: Sequence[str], relevant_item_id: str, k: int) -> float:
     return float(relevant_item_id in ranking[:k])
 
 
+def rank(ranking: Sequence[str], relevant_item_id: str) -> int:
+    """Return the rank of the relevant item, from 1; one below the last where it is missing."""
+    found = list(ranking)
+    return found.index(relevant_item_id) + 1 if relevant_item_id in found else len(found) + 1
+
+
 def score(ranking: Sequence[str], relevant_item_id: str) -> dict[str, float]:
-    """Return every measure of one user's ranking (item ids, best first), keyed `name@k`."""
+    """Return every measure of one user's ranking (item ids, best first), keyed `name@k`, and the rank."""
     relevant = {relevant_item_id}
     return {
         **{f"ndcg@{k}": ndcg(ranking, relevant, k) for k in (1, 5, 10)},
         **{f"mrr@{k}": reciprocal_rank(ranking, relevant_item_id, k) for k in (5, 10)},
         **{f"hr@{k}": hit(ranking, relevant_item_id, k) for k in (1, 5)},
+        MEAN_RANK: float(rank(ranking, relevant_item_id)),
     }
 
 

@@ -19,7 +19,7 @@ from promptailor.evals.report import (
     SlotScore,
     Split,
 )
-from promptailor.evals.statistics import ALPHA, POWER, Array, Comparison, compare, estimate, estimates
+from promptailor.evals.statistics import ALPHA, POWER, Array, Comparison, compare, estimate, estimates, ratio_estimate
 
 REFERENCES = ("identity", "random", "popularity", "manual", "enumeration")
 """Methods that others are measured against, the strongest last; a comparison is "later minus earlier"."""
@@ -69,7 +69,9 @@ def summarise(
         ),
         environment=info.environment.model_copy(update={"seed": seed}),
     )
-    return report.model_copy(update={"verdicts": tuple(_verdicts(report))})
+    base = {**records, **controls}.get("identity", ())
+    relative = _relative_gains(report, scores, np.array([row.metrics[metrics.PRIMARY] for row in base]), seed)
+    return report.model_copy(update={"verdicts": (*_verdicts(report), *relative)})
 
 
 def verdict(c: Comparison) -> str:
@@ -96,13 +98,34 @@ def _verdicts(report: EvalReport) -> list[str]:
     return [verdict(c) for c in (*personal, *judged)]
 
 
+def _relative_gains(report: EvalReport, scores: Mapping[str, Array], base: Array, seed: int) -> list[str]:
+    """Say by how much each method that calls a model improves on the order in which candidates were retrieved.
+
+    All users count, those whose relevant item was not retrieved as 0 on both sides.
+    """
+    if report.retriever is None or not base.any():
+        return []
+    gains = {
+        name: ratio_estimate(values, base, key=(seed, "relative", name))
+        for name, values in scores.items()
+        if report.methods[name].llm_calls and len(values) == len(base)
+    }
+    return [
+        f"{name} over {report.retriever}'s order: {gain.mean - 1:+.1%} [{gain.low - 1:+.1%}, {gain.high - 1:+.1%}]"
+        f" of {metrics.PRIMARY}."
+        for name, gain in gains.items()
+    ]
+
+
 def _chance(rows: Sequence[UserRecord]) -> dict[str, float]:
     """Return the mean over users of what a random ranking of their candidates is expected to score."""
     if not rows:
         return {}
     hits = Counter(len(row.candidates) for row in rows if row.slot is not None)
     expected = {size: metrics.chance(size) for size in hits}
-    return {name: sum(n * expected[size][name] for size, n in hits.items()) / len(rows) for name in metrics.chance(1)}
+    means = {name: sum(n * expected[size][name] for size, n in hits.items()) / len(rows) for name in metrics.chance(1)}
+    means[metrics.MEAN_RANK] += sum(len(row.candidates) + 1 for row in rows if row.slot is None) / len(rows)
+    return means
 
 
 def _result(rows: Sequence[UserRecord], seconds: float, seed: int) -> MethodResult:

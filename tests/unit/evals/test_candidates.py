@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promptailor.evals import metrics
 from promptailor.evals.baselines.base import ItemScorer
 from promptailor.evals.baselines.order import Identity, Random
 from promptailor.evals.baselines.popularity import Popularity
 from promptailor.evals.candidates import PublishedLists, Retriever
 from promptailor.evals.datasets import Dataset, DatasetSpec
-from promptailor.evals.metrics import PRIMARY, chance
+from promptailor.evals.metrics import MEAN_RANK, PRIMARY, chance
 from promptailor.evals.protocol import make_cases, read_cases, write_cases
 from promptailor.evals.records import UserRecord, read_lines
 from promptailor.evals.report import Environment, RunInfo, read_report
@@ -201,7 +202,8 @@ def test_users_whose_target_was_missed_count_as_zero_and_chance_knows(tmp_path: 
     evaluate(cases, [Identity(), Random(1)], [], tmp_path, seed=0, info=RunInfo(environment=environment))
     rows = read_lines(tmp_path / "per_user.jsonl", UserRecord)
     assert {row.user_id for row in rows if row.slot is None} == missed
-    assert all(not any(row.metrics.values()) for row in rows if row.slot is None)
+    nothing = metrics.score([str(n) for n in range(10)], "missed")
+    assert all(row.metrics == nothing for row in rows if row.slot is None)
     report = read_report(tmp_path)
     assert report.methods["identity"].n_users == 60
     assert report.recall == pytest.approx(1 - len(missed) / 60)
@@ -227,7 +229,8 @@ def test_a_run_with_every_target_missed_has_chance_zero(tmp_path: Path) -> None:
     evaluate(cases, [Identity()], [], tmp_path, seed=0, info=RunInfo(environment=environment))
     report = read_report(tmp_path)
     assert report.recall == 0.0
-    assert set(report.chance.values()) == {0.0}
+    assert {value for name, value in report.chance.items() if name != MEAN_RANK} == {0.0}
+    assert report.chance[MEAN_RANK] == pytest.approx(report.methods["identity"].measures[MEAN_RANK].mean)
     assert (tmp_path / "report.html").is_file()
 
 

@@ -49,7 +49,8 @@ def test_a_line_has_the_documented_fields(make_cases: Callable[..., list[EvalCas
         "slot": 1,
         "shown_slot": 2,
         "metrics": pytest.approx(
-            {"ndcg@1": 0, "ndcg@5": 0.63093, "ndcg@10": 0.63093, "mrr@5": 0.5, "mrr@10": 0.5, "hr@1": 0, "hr@5": 1},
+            {"ndcg@1": 0, "ndcg@5": 0.63093, "ndcg@10": 0.63093, "mrr@5": 0.5, "mrr@10": 0.5, "hr@1": 0, "hr@5": 1}
+            | {"mean_rank": 2},
             abs=1e-5,
         ),
         "llm_calls": 3,
