@@ -24,7 +24,7 @@ from langchain_core.runnables import RunnableConfig
 from promptailor.app.pseudonym import PREFIX, namer, pseudonym
 from promptailor.app.redact import redact, redactor
 from promptailor.app.settings import Settings
-from promptailor.graph.tracing import start_recording
+from promptailor.graph.tracing import named_config, start_recording
 
 if TYPE_CHECKING:
     from promptailor.app.scores import Scores
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TAG = "promptailor"
 _LANGSMITH = ("LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING", "LANGCHAIN_TRACING")
 _OTLP = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _USER_KEYS = frozenset({"user_id", "langgraph_auth_user_id"})
@@ -112,13 +111,11 @@ def run_config(
         metadata["user_id"] = pseudonym(user_id, settings)
     if thread_id is not None:
         metadata["thread_id"] = thread_id
-    return RunnableConfig(
-        run_name=f"{task} {policy}",
-        run_id=uuid7(),
-        tags=[TAG, f"policy:{policy}", *tags],
-        metadata=metadata,
-        configurable={} if thread_id is None else {"thread_id": thread_id},
-    )
+    config = named_config(task, policy, *tags)
+    config["run_id"], config["metadata"] = uuid7(), metadata
+    if thread_id is not None:
+        config["configurable"] = {"thread_id": thread_id}
+    return config
 
 
 def log_feedback(run_id: UUID | str, key: str, score: float, *, comment: str | None = None) -> None:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from langchain_core.runnables import RunnableConfig
-
 from promptailor.graph.build import RankGraph, recursion_limit
 from promptailor.graph.context import Context
 from promptailor.graph.nodes import episode_inputs
 from promptailor.graph.state import RankInput, StepRecord, TrainInput, TrainOutput
+from promptailor.graph.tracing import named_config
 from promptailor.policies.base import Trial
 from promptailor.policies.types import PaidReward, Rollout, StateInputs, Transition
 from promptailor.prompts.llm import ChatPort, Completion, ModelCall
@@ -38,7 +37,8 @@ def run_batch(graph: RankGraph, inputs: Sequence[RankInput], context: Context, *
         PromptailorError: the first user's whose run failed, after all have ended, so that every answer is stored.
     """
     most = max((len(request.candidates) for request in inputs), default=0)
-    config = RunnableConfig(max_concurrency=MAX_CONCURRENCY, recursion_limit=recursion_limit(n_steps, most))
+    config = named_config("rank", context.policy, f"split:{context.split}")
+    config["max_concurrency"], config["recursion_limit"] = MAX_CONCURRENCY, recursion_limit(n_steps, most)
     return _run(graph.abatch(list(inputs), config, return_exceptions=True, context=context))
 
 

@@ -26,12 +26,19 @@ from promptailor.prompts.domain import RankRequest
 from promptailor.prompts.explanations import Part, load_wording
 from promptailor.prompts.patterns import SENTENCE_PATTERNS, Catalogue
 
+TAG = "promptailor"
+"""On every request's run."""
 STEP_TAG = "promptailor:step"
 """On every run that tells of a step."""
 PREFIX = "promptailor."
 """Of the metadata of such a run."""
 
 _recording = False
+
+
+def named_config(task: str, policy: str, *tags: str) -> RunnableConfig:
+    """Return the name and the tags under which a request is found in a trace."""
+    return RunnableConfig(run_name=f"{task} {policy}", tags=[TAG, f"policy:{policy}", *tags])
 
 
 class StepStory(StepView):
