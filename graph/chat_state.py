@@ -71,7 +71,7 @@ class Wishes(Model):
 class ChatInput(BaseModel):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(title="Chat", extra="forbid")
+    model_config = ConfigDict(title="Message", extra="forbid")
 
     messages: Messages = Field(
         description="What the visitor writes; the thread keeps what was said before.", min_length=1

@@ -11,8 +11,9 @@ MOST_STEPS = 50
 
 
 class Context(BaseModel):
-    """Scalars and names only; the objects they name come in through `Resources`."""
+    """How requests are served: which policy writes the prompt, how often the model is asked, what is drawn."""
 
+    # Scalars and names only; the objects they name come in through `Resources`.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: str = Field("manual", description="Which policy writes the prompt: manual, or the name of a loaded policy.")

@@ -23,13 +23,13 @@ from promptailor.prompts.patterns import PatternName, PromptSpec, SentencePatter
 class RankInput(BaseModel):
     """A request: who asks, what they chose before, what can be recommended. There is no field for a label."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(title="Request", extra="forbid")
 
-    user_id: str | int
+    user_id: str | int = Field(description="Whose ranking it is.")
     history: list[Item | ItemId] = Field(description="Oldest first; items, or bare ids where a catalogue is loaded.")
     candidates: list[Item | ItemId] = Field(min_length=2, description="Items, or bare ids where a catalogue is loaded.")
     domain: str | None = Field(None, description="Word list to fill the sentences with; the catalogue's where empty.")
-    user_profile: UserProfile | None = None
+    user_profile: UserProfile | None = Field(None, description="What else is known of the user.")
 
     @classmethod
     def of(cls, request: RankRequest, **fields: Any) -> Self:
@@ -82,30 +82,45 @@ class TrainInput(RankInput):
     """Steps already done, to continue an episode after the policy was updated between two steps."""
 
 
-class ChoiceView(BaseModel):
+class View(BaseModel):
+    """Base of what answers show: the attributes' docstrings are the descriptions in forms and API documents."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ChoiceView(View):
     """One agent's choice, as an answer explains it."""
 
     action: int
+    """The place of the sentence in its pattern."""
     sentence_id: str
     sentence: str
+    """As the prompt has it, in the domain's words."""
     probability: float | None = None
     """None where the policy did not draw it."""
     changed: bool = False
     """Whether it differs from the previous step's."""
 
 
-class StepView(BaseModel):
+class StepView(View):
     """One step of an answer: the prompt's make-up and what the model made of it."""
 
     step: int
+    """From 0."""
     prompt_digest: str
+    """Two steps with one digest sent the same prompt."""
     history_length: int
+    """Interactions that the prompt showed."""
     choices: dict[str, ChoiceView]
+    """By pattern."""
     shown: list[str]
     """Item ids in the order the prompt showed them."""
     ranking: list[str]
+    """Item ids in the order the model put them in, best first."""
     parse: ParseReport
+    """What had to be repaired to read the answer."""
     cached: bool
+    """Whether nothing was paid for it now."""
     permutations: int = 1
     """Above 1: so many shuffled copies of the prompt were ranked and fused; `shown` is the first."""
     windows: int = 1
@@ -113,19 +128,28 @@ class StepView(BaseModel):
     triggers: str = ""
     """Words that the policy added as the last line."""
     refined: dict[str, str] = Field(default_factory=dict)
+    """Sentences that a refiner or a reviewer put in, by pattern."""
     rejected: dict[str, str] = Field(default_factory=dict)
+    """Why a refiner's sentence was dropped, by pattern."""
 
 
-class RankOutput(BaseModel):
-    """An answer."""
+class RankOutput(View):
+    """A ranking, and how it came about."""
 
     user_id: str | int
+    """As in the request."""
     items: list[RankedItem]
+    """Best first."""
     policy: str
+    """The policy that wrote the prompts."""
     version: str
+    """Of the policy."""
     model: str
+    """The model that put the items in order."""
     steps: list[StepView]
+    """One per prompt, in the order they were sent."""
     parse: ParseReport
+    """What had to be repaired to read the last step's answer."""
     llm_calls: int
     """Answers this request needed, from the cache or not, plus retries, refinements and the user's profile. Summaries
     of items are not in: they are written once for all requests."""
