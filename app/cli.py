@@ -21,6 +21,8 @@ data_app = typer.Typer(help="Get, list and check data sets.", no_args_is_help=Tr
 lm_app = typer.Typer(help="Train, evaluate and find embedded language models.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(lm_app, name="lm")
+feedback_app = typer.Typer(help="Export votes, learn from them, judge other policies by them.", no_args_is_help=True)
+app.add_typer(feedback_app, name="feedback")
 prompts_app = typer.Typer(
     help="Versions of an instruction that AGP improves: look, compare, choose.", no_args_is_help=True
 )
@@ -608,7 +610,7 @@ def sentences_admit(
         Literal["test", "human", "review"],
         typer.Option(help="`human` asks you about each; `review` takes the decisions in proposals.yaml."),
     ] = "test",
-    held_out: Annotated[int, typer.Option("--held-out", min=2, help="Validation users that judge.")] = 200,
+    held_out: Annotated[int, typer.Option("--held-out", min=2, help="Validation users that judge, at most.")] = 200,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Orders of the candidates per user.")] = 1,
     alpha: Annotated[
         float, typer.Option("--alpha", min=0.0, max=1.0, help="Chance to admit anything useless, over all sentences.")
@@ -753,6 +755,46 @@ def lm_eval(
     from promptailor.app.lm import evaluate_model
 
     _print(evaluate_model(name, dataset), json_output)
+
+
+@feedback_app.command("export")
+def feedback_export(
+    output: Annotated[Path, typer.Option("--output", help="One answer with its votes per line.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Write every answer that was shown, with its sentences' probabilities and its votes."""
+    from promptailor.app.feedback import export_feedback
+
+    _print(export_feedback(output), json_output)
+
+
+@feedback_app.command("learn")
+def feedback_learn(
+    out: OutOption,
+    dataset: DatasetOption = "ml-100k",
+    share: Annotated[
+        float, typer.Option("--share", min=0.0, max=1.0, help="Of the users; the others are left to judge it by.")
+    ] = 1.0,
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Learn a bandit from the votes; `serve --policy bandit=OUT` serves it."""
+    from promptailor.app.feedback import learn_from_feedback
+
+    _print(learn_from_feedback(out, dataset=dataset, share=share, seed=seed), json_output)
+
+
+@feedback_app.command("estimate")
+def feedback_estimate(
+    policy: Annotated[str, typer.Option("--policy", help="NAME=FOLDER of a training, or manual.")],
+    dataset: DatasetOption = "ml-100k",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Estimate how another policy would have been liked, from votes on answers that were drawn."""
+    from promptailor.app.feedback import estimate_from_feedback
+
+    _print(estimate_from_feedback(policy, dataset=dataset, seed=seed), json_output)
 
 
 def _print(result: Any, as_json: bool) -> None:

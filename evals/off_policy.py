@@ -6,7 +6,7 @@ mu the policy of the log, pi the other one, r a reward and a = (a_1, ..., a_K) t
     ips       mean of  w r,  w = pi(a) / mu(a)                             (Horvitz and Thompson, 1952)
     snips     sum of  w r  over the sum of  w                              (Swaminathan and Joachims, 2015)
     dr        mean of  q(pi) + w (r - q(a)),  q a model of the reward      (Dudik, Langford and Li, 2011)
-    additive  mean of  (1 - K + sum_k w_k) r,  w_k = pi_k(a_k) / mu_k(a_k) (the pseudoinverse of Swaminathan et al., 2017)
+    additive  mean of  (1 - K + sum_k w_k) r,  w_k = pi_k / mu_k  (Swaminathan et al., 2017: the pseudoinverse)
 
 The first three assume nothing about rewards, and need many rows where pi and mu agree on whole prompts. The last one
 assumes that a reward adds up over the patterns, as the bandit's own model does, and uses every row. Patterns are drawn
@@ -97,8 +97,8 @@ def estimate_policy(log: Sequence[LoggedReward], space: PromptSpace, *, seed: in
     missing: dict[EstimatorName, str] = {}
 
     def mean(name: str, top: Array, bottom: Array) -> Estimate:
-        sums = [np.bincount(places, values, minlength=len(users)) for values in (top, bottom)]
-        return ratio_estimate(*sums, key=("off-policy", name, seed))
+        by_user = [np.bincount(places, values).astype(np.float64) for values in (top, bottom)]
+        return ratio_estimate(by_user[0], by_user[1], key=("off-policy", name, seed))
 
     n_matching_users = len(np.unique(places[weights > 0]))
     if n_matching_users < MIN_MATCHES:
