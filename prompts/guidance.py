@@ -190,7 +190,7 @@ def critic_messages(
 
 def generalise_messages(feedback: Sequence[str], words: Mapping[str, str], guidance: Guidance) -> tuple[Message, ...]:
     """Return what is asked about a batch's feedback."""
-    lines = [f"- {' '.join(text.split())}" for text in feedback]
+    lines = [f"- {' '.join(clean_text(text).split())}" for text in feedback]
     texts = guidance.generalise
     return _question([fence(texts.text, "advice", lines), texts.ask.format_map(words)])
 
@@ -227,7 +227,7 @@ def rewrite_messages(
     if position:
         parts.append(texts.strength.format(mean_rank=f"{sum(ranks) / len(ranks):.1f}", total=n_candidates))
     ask = texts.ask.format_map({**words, "max_length": most_characters(filled)})
-    return _question([*parts, fence(texts.advice, "advice", [advice]), ask])
+    return _question([*parts, fence(texts.advice, "advice", [clean_text(advice)]), ask])
 
 
 def most_characters(instruction: str) -> int:
