@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from pydantic import ValidationError
 
 from promptailor.graph.chat_model import ChatReader
 from promptailor.graph.chat_reply import ChatReplies
-from promptailor.graph.chat_state import ChatState, Understood, Wishes
+from promptailor.graph.chat_state import ChatState, Understood, Visitor, Wishes
 from promptailor.graph.context import Context
 from promptailor.graph.inline import Update
 from promptailor.graph.retriever import Facts, Query, Retriever
@@ -19,6 +20,7 @@ from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.assemble import clean_text
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, ChatWords
 from promptailor.prompts.domain import Item, UserProfile
+from promptailor.prompts.errors import InputError
 from promptailor.prompts.patterns import Catalogue
 
 VISITOR = "visitor"
@@ -132,6 +134,18 @@ class ChatNodes:
         return ChatReplies(self.words, self.catalogue.words(self.retriever.domain))
 
     def _last_message(self, state: ChatState) -> tuple[str, BaseMessage]:
+        """Return the message to answer, as text and as it is.
+
+        Raises:
+            InputError: there is none, or the user's id or taste is too long or no text.
+        """
+        try:
+            Visitor(user_id=state.user_id, taste=state.taste)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{first['loc'][0]}: {first['msg']}") from None
+        if not state.messages:
+            raise InputError("messages: there is none; send what the visitor writes")
         last = state.messages[-1]
         return (last.text if isinstance(last, HumanMessage) else ""), last
 

@@ -305,11 +305,11 @@ class ChatRules:
             start = place + length
             if cue not in ("like", "liked") or start >= len(said) or said[start].opens:
                 continue
+            if not text[said[start].start].isupper():
+                continue
             stop = next((n for n in range(start + 1, len(said)) if said[n].opens), len(said))
-            kinds = any(_longest(self._kinds, said, n)[1] for n in range(start, stop))
-            named = text[said[start].start : said[stop - 1].end]
-            if named[0].isupper() and not kinds:
-                return (clean_title(named),)
+            if not any(_longest(self._kinds, said, n)[1] for n in range(start, stop)):
+                return (clean_title(text[said[start].start : said[stop - 1].end]),)
         return ()
 
     @cached_property

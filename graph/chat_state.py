@@ -68,14 +68,9 @@ class Wishes(Model):
     """Items of earlier lists of the same search, which "more" does not repeat."""
 
 
-class ChatInput(BaseModel):
-    """One turn of a conversation."""
+class Visitor(BaseModel):
+    """Who writes."""
 
-    model_config = ConfigDict(title="Message", extra="forbid")
-
-    messages: Messages = Field(
-        description="What the visitor writes; the thread keeps what was said before.", min_length=1
-    )
     user_id: str | None = Field(
         None,
         max_length=200,
@@ -86,6 +81,14 @@ class ChatInput(BaseModel):
         max_length=MAX_TASTE_LENGTH,
         description="What the visitor says of herself; titles in it count as her history.",
     )
+
+
+class ChatInput(Visitor):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(title="Message", extra="forbid")
+
+    messages: Messages = Field(description="What the visitor writes; the thread keeps what was said before.")
 
 
 class ChatOutput(BaseModel):
