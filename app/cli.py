@@ -451,6 +451,27 @@ def serve_model(
 
 
 @app.command()
+def chat(
+    model: Annotated[str | None, typer.Option("--model", help="Recommender; that of the settings where empty.")] = None,
+    policy: Annotated[str | None, typer.Option("--policy", help="manual, or NAME=FOLDER.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Catalogue; the model's own data set where empty.")
+    ] = None,
+    reader: Annotated[
+        str | None, typer.Option("--reader", help="Chat model that reads the messages; rules do where empty.")
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", help="A user of the data set, whose history counts.")] = None,
+    thread: Annotated[
+        str | None, typer.Option("--thread", help="Conversation to go on with, kept in PROMPTAILOR_CHECKPOINTER.")
+    ] = None,
+) -> None:
+    """Ask for recommendations in conversation, one line at a time."""
+    from promptailor.app.chat_terminal import talk
+
+    talk(model=model, policy=policy, dataset=dataset, reader=reader, user_id=user, thread=thread)
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8000,

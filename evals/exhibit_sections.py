@@ -15,6 +15,7 @@ from promptailor.evals.exhibit_behaviour import (
     make_slots,
     make_steps,
 )
+from promptailor.evals.exhibit_changes import make_admissions, make_rounds
 from promptailor.evals.exhibit_made import Made
 from promptailor.evals.exhibit_runs import datasets_of
 from promptailor.evals.exhibit_tables import (
@@ -96,4 +97,6 @@ _KINDS: dict[ExhibitKind, Callable[[Exhibit, Sources], Made]] = {
     "sentences": make_sentences,
     "steps": make_steps,
     "cases": make_cases,
+    "admissions": make_admissions,
+    "rounds": make_rounds,
 }

@@ -17,7 +17,19 @@ from promptailor.evals.metrics import PRIMARY
 from promptailor.prompts.domain import Model
 
 ExhibitKind = Literal[
-    "table", "curve", "bars", "cost", "learning", "headroom", "slots", "popularity", "sentences", "steps", "cases"
+    "table",
+    "curve",
+    "bars",
+    "cost",
+    "learning",
+    "headroom",
+    "slots",
+    "popularity",
+    "sentences",
+    "steps",
+    "cases",
+    "admissions",
+    "rounds",
 ]
 """What is made of the rows.
 
@@ -25,7 +37,8 @@ ExhibitKind = Literal[
 row. `cost`: quality against calls per user. `learning`: the training runs' logs. `headroom`: the gain decomposition of
 the runs. `slots` and `popularity`: quality by place and by popularity of the relevant item. `sentences`: how many users
 got which sentence. `steps`: what was served beside the best step after the fact. `cases`: users whose ranking moved
-between the first row's prompt and a later row's.
+between the first row's prompt and a later row's. `admissions`: the sentences proposed for the rows' catalogue, and what
+they did. `rounds`: the rewrites that the rows' AGP runs proposed, and what became of them.
 """
 
 
@@ -38,6 +51,8 @@ class RunMethod(Model):
     """The method's name in its records."""
     training: Path | None = None
     """Folder of the training run that made it; None where nothing was learned."""
+    extension: Path | None = None
+    """Folder where the catalogue was extended that it was trained with; None where it was not."""
 
 
 class Row(Model):

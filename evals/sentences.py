@@ -14,6 +14,9 @@ from promptailor.prompts.errors import InputError
 from promptailor.prompts.patterns import PromptSpec
 from promptailor.prompts.proposals import Proposal
 
+LINEAGE_FILE = "lineage.json"
+"""In the folder of the extended catalogue."""
+
 Gate = Literal["test", "human", "review"]
 """Who admits: the test, a person at the terminal, or a person's decisions in `proposals.yaml`."""
 

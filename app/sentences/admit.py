@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
@@ -29,7 +29,6 @@ from promptailor.app.progress import progress_bar
 from promptailor.app.projection import announce, project_trials
 from promptailor.app.sentences.folder import (
     CATALOGUE,
-    LINEAGE,
     ProposalFile,
     SentencesConfig,
     count,
@@ -39,7 +38,7 @@ from promptailor.app.sentences.folder import (
 )
 from promptailor.app.wiring import Workspace, open_store, train_inputs
 from promptailor.evals.records import write_text
-from promptailor.evals.sentences import Admission, Extension, Gate
+from promptailor.evals.sentences import LINEAGE_FILE, Admission, Extension, Gate
 from promptailor.evals.types import EvalCase
 from promptailor.graph.context import Context
 from promptailor.graph.rollout import GraphEvaluator, Progress
@@ -49,7 +48,7 @@ from promptailor.policies.base import Trial
 from promptailor.policies.manual import Stopped
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.suitability import learn_gains
-from promptailor.prompts.errors import BudgetExceededError, DataError, InputError
+from promptailor.prompts.errors import BudgetExceededError, InputError
 from promptailor.prompts.llm import Split
 from promptailor.prompts.patterns import Catalogue, PromptSpec, Sentence, SentencePattern, dump_catalogue
 from promptailor.prompts.proposals import FAULTS, Proposal, judge_proposal, proposal_id
@@ -63,9 +62,9 @@ class AdmitConfig(BaseModel):
     """How sentences are judged."""
 
     gate: Gate = "test"
-    held_out: int = 200
-    """Validation users that sentences are judged on."""
-    samples: int = 1
+    held_out: int = Field(200, ge=2)
+    """Validation users that sentences are judged on; all there are where there are fewer."""
+    samples: int = Field(1, ge=1)
     """Orders of the candidates that each user is shown, a call each."""
     alpha: float = 0.05
     """Chance that any useless sentence is admitted, over all of them."""
@@ -151,9 +150,7 @@ def admit_sentences(
         raise InputError("--gate human: needs a terminal; write decisions into proposals.yaml and take --gate review")
     if file.catalogue_digest != workspace.catalogue.digest:
         raise InputError(f"{out}: was proposed for another catalogue; propose again into another folder")
-    if config.held_out > len(workspace.split.validation):
-        n = len(workspace.split.validation)
-        raise DataError(f"--held-out {config.held_out}: {workspace.dataset.name} has {n} validation users")
+    config = config.model_copy(update={"held_out": min(config.held_out, len(workspace.split.validation))})
     fit, faults = _fit(file.proposals, workspace)
     file = file.model_copy(update={"proposals": tuple(fit)})
     menus = [len(workspace.catalogue.sentences(p)) - 1 for p in dict.fromkeys(proposal.pattern for proposal in fit)]
@@ -393,6 +390,8 @@ def _extended(workspace: Workspace, tried: Sequence[Admission]) -> Catalogue:
 
 def _write(out: Path, workspace: Workspace, extension: Extension) -> None:
     """Write the catalogue first: a lineage never speaks of one that is not there."""
-    head = f"# Extended by `promptailor sentences admit`; {LINEAGE} beside it says where its sentences come from.\n"
+    head = (
+        f"# Extended by `promptailor sentences admit`; {LINEAGE_FILE} beside it says where its sentences come from.\n"
+    )
     write_text(out / CATALOGUE, head + dump_catalogue(_extended(workspace, extension.tried)))
-    write_text(out / LINEAGE, extension.model_dump_json(indent=2) + "\n")
+    write_text(out / LINEAGE_FILE, extension.model_dump_json(indent=2) + "\n")

@@ -24,7 +24,6 @@ from promptailor.prompts.proposals import Proposal
 
 PROPOSALS = "proposals.yaml"
 CATALOGUE = "catalogue.yaml"
-LINEAGE = "lineage.json"
 RANKING = "ranking.json"
 
 CRITIC, PARAPHRASE = "critic", "paraphrase"

@@ -28,6 +28,8 @@ class RowCost(Model):
     """Model answers, cached ones included."""
     training: str | None = None
     """Id of the training that made it."""
+    extension: str | None = None
+    """Id of what extended the catalogue of that training."""
 
 
 class Entry(Model):

@@ -172,7 +172,8 @@ def _runs(group: Group, row: SuiteRow, point: Value | None, runs: Path, ledger: 
         cost = entry.rows.get(row.label)
         if entry.group == group.id and entry.point == point and cost and (folder / name / REPORT).is_file():
             training = folder / cost.training if cost.training else None
-            found.append(RunMethod(folder=folder / name, method=cost.method, training=training))
+            extension = folder / cost.extension if cost.extension else None
+            found.append(RunMethod(folder=folder / name, method=cost.method, training=training, extension=extension))
     return tuple(found)
 
 

@@ -417,5 +417,6 @@ def _costs(rows: Sequence[PlannedRow], report: EvalReport) -> dict[str, RowCost]
                 seconds=result.seconds,
                 llm_calls=result.llm_calls,
                 training=row.training.id if row.training else None,
+                extension=row.training.extending.id if row.training and row.training.extending else None,
             )
     return costs

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from promptailor.app.evaluation import EvaluateConfig
 from promptailor.app.job import TrainConfig
-from promptailor.app.methods import LEARNED, MethodSpec, parse_methods
+from promptailor.app.methods import LEARNED, TRIGGER_SETTINGS, MethodSpec, parse_methods
 from promptailor.app.searches import search_settings, searching_policy
 from promptailor.app.sentences.admit import AdmitConfig
 from promptailor.app.sentences.folder import SentencesConfig
@@ -24,6 +24,7 @@ from promptailor.evals.exhibit_runs import COSTS
 from promptailor.evals.exhibits import ExhibitKind
 from promptailor.evals.metrics import PRIMARY, chance
 from promptailor.graph.context import Context
+from promptailor.policies.pap_rec import NAME as PAP_REC
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError, SpecError
 from promptailor.prompts.patterns import load_catalogue
@@ -161,6 +162,8 @@ class SuiteRow(Model):
             if spec.per_request:
                 searching_policy(spec.name, load_catalogue(), spec.serving)
                 own = search_settings(spec.name, spec.serving)
+            if spec.name == PAP_REC:
+                own = dict.fromkeys(TRIGGER_SETTINGS, "")
             Context.model_validate({name: value for name, value in spec.serving.items() if name not in own})
         except SpecError as error:
             raise ValueError(str(error).removeprefix("--methods ")) from None
