@@ -9,6 +9,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import TracePolicy, omit_payload
 
 from promptailor.graph.build import RankGraph, recursion_limit
 from promptailor.graph.chat_model import ChatReader
@@ -27,6 +28,9 @@ ChatGraph = CompiledStateGraph[Any, Context, Any, Any]
 
 N_CANDIDATES = 10
 """That are ranked for a reply: what the embedded model was trained to put in order."""
+
+_TRACED = TracePolicy(process_inputs=omit_payload)
+"""A node's input is the whole thread; what the turn added stands in the outputs."""
 
 
 class _Step(Runnable[Any, Any]):
@@ -78,7 +82,7 @@ def build_chat_graph(
         run: Callable[[Any, Context], Update],
         arun: Callable[[Any, Context], Awaitable[Update]] | None = None,
     ) -> None:
-        builder.add_node(name, Node(name, run, arun), input_schema=ChatState)
+        builder.add_node(name, Node(name, run, arun), input_schema=ChatState, trace_policy=_TRACED)
 
     add("understand", nodes.understand, nodes.aunderstand)
     add("retrieve", nodes.retrieve)
