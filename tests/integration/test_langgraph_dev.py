@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -206,3 +207,10 @@ def test_an_mcp_client_finds_both_graphs_as_tools_and_calls_them(url: str) -> No
             assert wrong.is_error
 
     asyncio.run(visit())
+
+
+def test_the_documented_mcp_client_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+    (snippet,) = re.findall(r"```python mcp\n(.*?)```", page, re.DOTALL)
+    exec(snippet.replace("http://127.0.0.1:2024", url), {"request": REQUEST})
+    assert "'rank': 1" in capsys.readouterr().out
