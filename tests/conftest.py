@@ -22,7 +22,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep tests off the user's caches, keys and traces."""
     monkeypatch.setenv("PROMPTAILOR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "PROMPTAILOR_MODEL", "PROMPTAILOR_POLICIES"):
+    settings = ("MODEL", "POLICIES", "DATABASE", "CHECKPOINTER", "DATASET", "CHAT_MODEL")
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", *(f"PROMPTAILOR_{setting}" for setting in settings)):
         monkeypatch.delenv(name, raising=False)
 
 

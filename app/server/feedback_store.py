@@ -6,6 +6,7 @@ that votes come with propensities that no client can invent.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x70726F6D
 """Key of PostgreSQL's advisory lock: of several servers that start together, one upgrades the schema."""
 _BUSY_S = 30
+_alembic = threading.Lock()
+"""Alembic keeps what it works on in globals."""
 _MOST_HISTORY = 200
 """Items of a history that are kept, the most recent: no prompt shows more."""
 
@@ -300,9 +303,13 @@ def _set_pragmas(connection: Any, _: Any) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    """Bring the schema up to date; of several servers or threads that start together, one after the other."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _alembic:
+        command.upgrade(config, "head")

@@ -16,6 +16,7 @@ from promptailor.app.backends.connect import connect, content_spec
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.chat import catalogue_retriever
 from promptailor.app.checkpoints import aopen_checkpointer
+from promptailor.app.retrieval import CatalogueRetriever
 from promptailor.app.server.application import ServiceFactory
 from promptailor.app.server.conversation import Chat
 from promptailor.app.server.feedback_store import open_feedback
@@ -67,9 +68,10 @@ class Loaded:
     resources: Resources
     context: Context
     dataset: Dataset | None
+    retriever: CatalogueRetriever | None
+    """Over the data set to chat about."""
     store: ResponseStore
     budget: Budget
-    model: str
 
 
 def load_service(config: ServerConfig, settings: Settings) -> Loaded:
@@ -79,26 +81,32 @@ def load_service(config: ServerConfig, settings: Settings) -> Loaded:
         PromptailorError: a model, policy or data set is not there; the message names the fix.
     """
     model = config.model or settings.model
-    dataset = _dataset(config, settings, model)
+    catalogue = _catalogue(config, settings, model)
+    dataset = Workspace(settings=settings, dataset_name=catalogue, model=model).dataset if catalogue else None
     named = config.policies or settings.policies
-    if named is None and dataset is not None and trains_itself(model):
-        named = f"{NAME}={first_policy(settings, model, dataset.name)}"
+    if named is None and catalogue is not None and trains_itself(model):
+        named = f"{NAME}={first_policy(settings, model, catalogue)}"
     store, budget = ResponseStore(settings.home / "served" / "responses.sqlite"), Budget()
     resources = serving_resources(
         settings,
         model=model,
         refiner=config.refiner,
         policies=named,
-        dataset=dataset.name if dataset else None,
+        dataset=catalogue,
         store=store,
         budget=budget,
     )
     context = policy_context(named, refiner=config.refiner, seed=0, permutations=config.permutations)
     context = context.model_copy(update={"explore": config.explore})
     return Loaded(
-        settings=settings, resources=resources, context=context, dataset=dataset, store=store, budget=budget,
-        model=model,
-    )  # fmt: skip
+        settings=settings,
+        resources=resources,
+        context=context,
+        dataset=dataset,
+        retriever=catalogue_retriever(settings, dataset=catalogue, model=model).warm() if catalogue else None,
+        store=store,
+        budget=budget,
+    )
 
 
 def opened(loaded: Loaded) -> ServiceFactory:
@@ -111,7 +119,7 @@ def opened(loaded: Loaded) -> ServiceFactory:
         folder = settings.home / "served"
         folder.mkdir(parents=True, exist_ok=True)
         async with aopen_checkpointer(_checkpointer_url(settings, folder)) as saver:
-            chat = _chat(loaded, graph, saver) if dataset else None
+            chat = _chat(loaded, graph, saver)
             with open_feedback(settings) as feedback:
                 service = Service(
                     settings=settings,
@@ -144,31 +152,31 @@ def _checkpointer_url(settings: Settings, folder: Path) -> str:
     return f"sqlite:///{folder / 'conversations.sqlite'}"
 
 
-def _chat(loaded: Loaded, graph: RankGraph, saver: BaseCheckpointSaver[str]) -> Chat:
-    assert loaded.dataset is not None, "called where there is one"
-    retriever = catalogue_retriever(loaded.settings, dataset=loaded.dataset.name, model=loaded.model).warm()
+def _chat(loaded: Loaded, graph: RankGraph, saver: BaseCheckpointSaver[str]) -> Chat | None:
+    if loaded.retriever is None:
+        return None
     settings, catalogue = loaded.settings, loaded.resources.catalogue
     reading = settings.chat_model
     chat = build_chat_graph(
         graph,
-        retriever=retriever,
+        retriever=loaded.retriever,
         catalogue=catalogue,
         words=load_chat_words(None),
         reader=connect(reading, settings=settings, store=loaded.store, budget=loaded.budget) if reading else None,
         checkpointer=saver,
     )
-    return Chat(graph=chat, catalogue=catalogue, retriever=retriever, saver=saver)
+    return Chat(graph=chat, catalogue=catalogue, retriever=loaded.retriever, saver=saver)
 
 
-def _dataset(config: ServerConfig, settings: Settings, model: str) -> Dataset | None:
-    """Return the catalogue to chat about: the named one, else what an embedded model was trained on, else none."""
+def _catalogue(config: ServerConfig, settings: Settings, model: str) -> str | None:
+    """Name the data set to chat about: as told, else what an embedded model was trained on, else none."""
     name = config.dataset or settings.dataset
     spec = content_spec(model)
     if name is None and trains_itself(model) and spec.model in known_datasets():
         name = spec.model
     if name is None and spec.provider == PLANTED:
         name = PLANTED
-    return Workspace(settings=settings, dataset_name=name, model=model).dataset if name else None
+    return name
 
 
 async def _warm_up(service: Service) -> None:

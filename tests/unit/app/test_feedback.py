@@ -33,7 +33,7 @@ def chance_of_up(spec: PromptSpec) -> float:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A home folder whose database has the votes of users who saw an untrained bandit's drawn prompts."""
-    settings = Settings(PROMPTAILOR_HOME=tmp_path_factory.mktemp("home"))  # type: ignore[call-arg]  # by alias
+    settings = Settings(PROMPTAILOR_HOME=tmp_path_factory.mktemp("home"))
     workspace = Workspace(settings=settings, dataset_name="planted", model=None)
     catalogue, dataset = workspace.catalogue, workspace.dataset
     vectors = np.random.default_rng(1).standard_normal((len(dataset.items), 8)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_an_export_has_every_answer_and_its_votes(settings: Settings, tmp_path: 
 
 
 def test_what_cannot_be_learned_or_judged_is_one_line(settings: Settings, tmp_path: Path) -> None:
-    empty = Settings(PROMPTAILOR_HOME=tmp_path)  # type: ignore[call-arg]  # by alias
+    empty = Settings(PROMPTAILOR_HOME=tmp_path)
     with pytest.raises(DataError, match="0 answers with votes to learn from; collect 50"):
         learn_from_feedback(tmp_path / "learned", dataset="planted", share=1.0, seed=0, settings=empty)
     with pytest.raises(SpecError, match="write NAME=FOLDER, or manual"):
