@@ -103,7 +103,8 @@ class CatalogueRetriever:
     def _allowed(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the rows that may be offered, and which of them fulfil every wish."""
         known = {item.item_id for item in (*query.history, *query.anchors)} | query.excluded
-        allowed = np.array([item.item_id not in known for item in self._catalogue])
+        allowed = np.ones(len(self._catalogue), dtype=np.bool_)
+        allowed[[self._rows[item_id] for item_id in known if item_id in self._rows]] = False
         allowed &= ~self._has_any(query.avoided)
         fits = np.ones(len(self._catalogue), dtype=np.bool_)
         if query.wanted:
@@ -162,13 +163,15 @@ class CatalogueRetriever:
         """Return for each item the titles of the others that were often chosen by the same people, closest first."""
         if not others:
             return [()] * len(items)
-        cosines = np.array([self._knn.scores(self._request((other,), items)) for other in others])
+        cosines = self._knn.cosines(items, others)
         counts, other_counts = (np.maximum([self._count_of(item) for item in these], 1) for these in (items, others))
         # For binary columns, P(both) / (P(one) P(other)) is their cosine over what chance would make of it.
-        lift = cosines * len(self._dataset.sequences) / np.sqrt(np.outer(other_counts, counts))
+        lift = cosines * len(self._dataset.sequences) / np.sqrt(np.outer(counts, other_counts))
         close = (cosines >= CLOSE) & (lift >= MORE_OFTEN)
-        order = np.argsort(-cosines, axis=0, kind="stable")
-        return [tuple(others[row].title for row in order[:, place] if close[row, place]) for place in range(len(items))]
+        return [
+            tuple(others[column].title for column in order if close[row, column])
+            for row, order in enumerate(np.argsort(-cosines, axis=1, kind="stable"))
+        ]
 
     def _by_history(self, history: Sequence[Item]) -> Array:
         return np.asarray(self._scorer.scores(self._request(tuple(history), self._catalogue)), dtype=np.float64)
@@ -186,17 +189,21 @@ class CatalogueRetriever:
 
     def _overlap(self, kinds: Sequence[str]) -> Array:
         """Return the share of some kinds that each item has."""
-        wanted = set(kinds)
-        return np.array([len(wanted & set(i.categories)) / max(len(wanted), 1) for i in self._catalogue])
+        return self._count_kinds(kinds) / max(len(set(kinds)), 1)
 
     def _share(self, kinds: Sequence[str]) -> Array:
         """Return which share of each item's own kinds are among some."""
-        wanted = set(kinds)
-        return np.array([len(wanted & set(i.categories)) / max(len(i.categories), 1) for i in self._catalogue])
+        return self._count_kinds(kinds) / np.maximum(self._n_kinds, 1)
 
     def _has_any(self, kinds: Sequence[str]) -> NDArray[np.bool_]:
-        wanted = set(kinds)
-        return np.array([not wanted.isdisjoint(item.categories) for item in self._catalogue], dtype=np.bool_)
+        return self._count_kinds(kinds) > 0
+
+    def _count_kinds(self, kinds: Sequence[str]) -> Array:
+        """Return how many of some kinds each item has."""
+        counts = np.zeros(len(self._catalogue))
+        for kind in set(kinds):
+            counts[self._rows_of_kind.get(kind, [])] += 1.0
+        return counts
 
     def _count_of(self, item: Item) -> int:
         return int(self._counts[self._rows[item.item_id]])
@@ -215,6 +222,18 @@ class CatalogueRetriever:
     @cached_property
     def _rows(self) -> Mapping[str, int]:
         return {item.item_id: row for row, item in enumerate(self._catalogue)}
+
+    @cached_property
+    def _rows_of_kind(self) -> Mapping[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, item in enumerate(self._catalogue):
+            for kind in set(item.categories):
+                rows.setdefault(kind, []).append(row)
+        return rows
+
+    @cached_property
+    def _n_kinds(self) -> Array:
+        return np.array([len(set(item.categories)) for item in self._catalogue], dtype=np.float64)
 
     @cached_property
     def _years(self) -> list[int | None]:

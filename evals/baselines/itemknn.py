@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from promptailor.evals.baselines.base import ItemScorer, Sequences
-from promptailor.prompts.domain import RankRequest
+from promptailor.prompts.domain import Item, RankRequest
 
 
 class ItemKNN(ItemScorer):
@@ -29,6 +30,16 @@ class ItemKNN(ItemScorer):
         norms = np.sqrt(matrix.sum(axis=0))  # of binary columns; no column is empty
         self._unit = sparse.csc_array(matrix @ sparse.diags_array(1.0 / norms))
         """Shape (n_users, n_items), columns of unit length."""
+
+    def cosines(self, items: Sequence[Item], others: Sequence[Item]) -> NDArray[np.float64]:
+        """Return the similarity of each item to each other one, shape (n_items, n_others); 0 where one is not known."""
+        similarities = np.zeros((len(items), len(others)))
+        rows = [row for row, item in enumerate(items) if item.item_id in self._index]
+        columns = [column for column, item in enumerate(others) if item.item_id in self._index]
+        left = self._unit[:, [self._index[items[row].item_id] for row in rows]]
+        right = self._unit[:, [self._index[others[column].item_id] for column in columns]]
+        similarities[np.ix_(rows, columns)] = (left.T @ right).toarray()
+        return similarities
 
     def scores(self, request: RankRequest) -> Sequence[float]:
         """Return each candidate's similarity to the history; 0 where training never saw it."""
