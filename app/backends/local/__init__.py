@@ -1,4 +1,4 @@
-"""Any causal language model in this process: `transformers:PATH_OR_ID`.
+"""Any causal or encoder-decoder language model in this process: `transformers:PATH_OR_ID`.
 
 Importing this package imports torch; callers import it lazily.
 """
@@ -10,7 +10,13 @@ from typing import get_args
 
 from promptailor.app.backends.local.chat import LocalChat
 from promptailor.app.backends.local.engine import MAX_NEW_TOKENS, Engine
-from promptailor.app.backends.local.loading import DType, load_causal_lm, model_fingerprint
+from promptailor.app.backends.local.loading import (
+    DType,
+    is_encoder_decoder,
+    load_language_model,
+    model_fingerprint,
+)
+from promptailor.app.backends.local.seq2seq import Seq2SeqEngine
 from promptailor.app.backends.spec import ModelSpec
 from promptailor.app.settings import Settings
 from promptailor.prompts.errors import InputError, SpecError
@@ -34,13 +40,13 @@ def load(spec: ModelSpec, settings: Settings) -> LocalChat:
         "threads": spec.whole("threads", 1) if spec.text("threads") else None,
     }
     try:
-        model, tokenizer = load_causal_lm(
+        model, tokenizer = load_language_model(
             spec.model,
             dtype=spec.choice("dtype", dtypes, "float32") if spec.text("dtype") else None,
             device=spec.text("device") or "auto",
             adapter=adapter,
         )
-        engine = Engine(model, tokenizer)
+        engine = (Seq2SeqEngine if is_encoder_decoder(model) else Engine)(model, tokenizer)
     except InputError as error:
         raise SpecError(f"--model {spec}: {error}") from None
     return LocalChat.of(engine, model_name=str(spec), fingerprint=model_fingerprint(spec.model, adapter), **fields)

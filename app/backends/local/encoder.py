@@ -87,3 +87,35 @@ def _without_system(chat: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     others = [message for message in chat if message["role"] != "system"] or [{"role": "user", "content": ""}]
     first = {**others[0], "content": "\n".join([*system, others[0]["content"]])}
     return [first, *others[1:]]
+
+
+class PlainEncoder:
+    """Turns conversations into token ids as plain text, one message below the other, for models without a template.
+
+    No text inside a message can pass for a special token: such strings are broken by a blank.
+
+    Raises:
+        InputError: the tokenizer cannot write numbers.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        special = sorted(tokenizer.all_special_tokens, key=lambda token: (-len(token), token))
+        self._markers = re.compile("|".join(map(re.escape, special)) or "(?!)")
+        self.labels = LabelTokens.of(self._ids, "", tokenizer.unk_token_id)
+        """How the candidates' numbers are written at the beginning of an answer."""
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Encode a conversation, with the end token that the tokenizer puts behind an input."""
+        text = "\n".join(message.content for message in messages)
+        ids: list[int] = self.tokenizer.encode(self._markers.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text))
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Decode an answer, special tokens left out."""
+        text: Any = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return str(text)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids

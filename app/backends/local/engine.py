@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from promptailor.app.backends.local.encoder import ChatEncoder
+from promptailor.app.backends.local.encoder import ChatEncoder, PlainEncoder
 from promptailor.app.backends.local.loading import load_causal_lm
 from promptailor.app.backends.local.permutation import PermutationProcessor, PermutationWalk
 from promptailor.app.backends.local.trie import LabelTrie, Places
@@ -77,6 +77,9 @@ class Engine:
     tokens, `embed` their embeddings, and `label_log_probs` what backpropagates to them.
     """
 
+    causal: ClassVar[bool] = True
+    """Whether no token depends on a later one."""
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take a model over: it decodes greedily from now on, whatever its folder advises for sampling.
 
@@ -84,7 +87,7 @@ class Engine:
             InputError: the tokenizer has no chat template, no end token or no numbers.
         """
         self.model, self.tokenizer = model.train(False).requires_grad_(False), tokenizer
-        self.encoder = ChatEncoder(tokenizer)
+        self.encoder: ChatEncoder | PlainEncoder = self.make_encoder()
         self.labels = self.encoder.labels
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         """Tokens that prompt and answer can have; None where the architecture sets no bound."""
@@ -93,8 +96,12 @@ class Engine:
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=self._ends, pad_token_id=self._pad
         )
-        self._scored_at_once = _SCORED_AT_ONCE_ON_CPU if model.device.type == "cpu" else _AT_ONCE
-        self._trie = lru_cache(maxsize=256)(self._make_trie)
+        self.scored_at_once = _SCORED_AT_ONCE_ON_CPU if model.device.type == "cpu" else _AT_ONCE
+        self.trie = lru_cache(maxsize=256)(self._make_trie)
+
+    def make_encoder(self) -> ChatEncoder | PlainEncoder:
+        """Return what turns messages into tokens."""
+        return ChatEncoder(self.tokenizer)
 
     @classmethod
     def from_folder(cls, path: Path) -> Engine:
@@ -145,9 +152,9 @@ class Engine:
 
     def rank_tokens(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[str]]) -> list[LabelScores]:
         """Do what `rank_batch` does for encoded prompts."""
-        tries = [self._trie(tuple(of_prompt)) for of_prompt in labels]
+        tries = [self.trie(tuple(of_prompt)) for of_prompt in labels]
         rows = [row for prompt, trie in zip(prompts, tries, strict=True) for row in self._rows(prompt, trie)]
-        read = iter(by_length(rows, [len(row.tokens) for row in rows], self._scored_at_once, self._read_rows))
+        read = iter(by_length(rows, [len(row.tokens) for row in rows], self.scored_at_once, self._read_rows))
         scores = []
         for trie, of_prompt in zip(tries, labels, strict=True):
             log_probs = trie.log_probs(torch.cat([next(read) for _ in trie.rows])).tolist()
@@ -187,13 +194,13 @@ class Engine:
 
         A row has the shape (tokens, dim); its places are counted from its own beginning.
         """
-        tries = [self._trie(tuple(of_prompt)) for of_prompt in labels]
+        tries = [self.trie(tuple(of_prompt)) for of_prompt in labels]
         rows, places = [], []
         for prompt, trie in zip(embeddings, tries, strict=True):
             kept = prompt[: len(prompt) - self.labels.n_merged]
             for tail, at in trie.rows:
                 rows.append(torch.cat([kept, self._embeddings([*self.labels.lead, *tail])]))
-                places.append(_placed(at, len(kept) + len(self.labels.lead)))
+                places.append(placed(at, len(kept) + len(self.labels.lead)))
         return rows, places, tries
 
     def _make_trie(self, labels: tuple[str, ...]) -> LabelTrie:
@@ -205,23 +212,28 @@ class Engine:
 
     def _rows(self, prompt: Sequence[int], trie: LabelTrie) -> list[_Row]:
         opened = self.labels.open(prompt)
-        return [_Row([*opened, *tail], _placed(places, len(opened))) for tail, places in trie.rows]
+        return [_Row([*opened, *tail], placed(places, len(opened))) for tail, places in trie.rows]
 
     @torch.inference_mode()
     def _read_rows(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
         width = max(len(row.tokens) for row in rows)
         batch = [[*row.tokens, *[self._pad] * (width - len(row.tokens))] for row in rows]
-        return self.read([row.places for row in rows], input_ids=self._tensor(batch))
+        return self.read([row.places for row in rows], input_ids=self.tensor(batch))
 
     def read(self, rows: Sequence[Places], **inputs: Any) -> list[torch.Tensor]:
         """Return the log-probabilities of each row's tokens of interest; logits are computed where they are read."""
         column = {place: c for c, place in enumerate(sorted({place for row in rows for place, _ in row}))}
         spots = [(r, column[place], tokens) for r, row in enumerate(rows) for place, tokens in row]
-        logits = self.model(**inputs, use_cache=False, logits_to_keep=self._tensor(list(column))).logits
+        logits = self.logits(list(column), **inputs)
         log_probs = logits[[r for r, _, _ in spots], [c for _, c, _ in spots]].float().log_softmax(-1)
         lines = [line for line, (_, _, tokens) in enumerate(spots) for _ in tokens]
-        read = log_probs[lines, [token for _, _, tokens in spots for token in tokens]].cpu()
+        read: Any = log_probs[lines, [token for _, _, tokens in spots for token in tokens]].cpu()
         return list(read.split([sum(len(tokens) for _, tokens in row) for row in rows]))
+
+    def logits(self, columns: list[int], **inputs: Any) -> torch.Tensor:
+        """Run the model, and return the logits behind the tokens in some columns."""
+        logits: torch.Tensor = self.model(**inputs, use_cache=False, logits_to_keep=self.tensor(columns)).logits
+        return logits
 
     def _order(self, asked: Sequence[tuple[list[int], Sequence[str]]]) -> list[Ordered]:
         walks = [PermutationWalk(self.labels, labels, self._ends[0]) for _, labels in asked]
@@ -239,8 +251,8 @@ class Engine:
         self, prompts: Sequence[list[int]], max_new_tokens: int, held: PermutationProcessor | None = None
     ) -> list[list[int]]:
         width = max(map(len, prompts))
-        batch = self._tensor([[*[self._pad] * (width - len(row)), *row] for row in prompts])
-        mask = self._tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+        batch = self.tensor([[*[self._pad] * (width - len(row)), *row] for row in prompts])
+        mask = self.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
         model: Any = self.model  # `generate` is annotated for another class
         processors = LogitsProcessorList([held] if held else [])
         output = model.generate(
@@ -254,10 +266,11 @@ class Engine:
         return answer[: end + 1]
 
     def _embeddings(self, tokens: Sequence[int]) -> torch.Tensor:
-        embeddings: torch.Tensor = self.model.get_input_embeddings()(self._tensor(list(tokens)))
+        embeddings: torch.Tensor = self.model.get_input_embeddings()(self.tensor(list(tokens)))
         return embeddings
 
-    def _tensor(self, values: list[Any]) -> torch.Tensor:
+    def tensor(self, values: list[Any]) -> torch.Tensor:
+        """Return token ids as the model takes them."""
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
@@ -273,7 +286,7 @@ def by_length(
     return [results[i] for i in range(len(asked))]
 
 
-def _placed(places: Places, n_opened: int) -> Places:
+def placed(places: Places, n_opened: int) -> Places:
     """Return places counted from the beginning of a row whose prompt has so many tokens."""
     return tuple((n_opened - 1 + depth, tokens) for depth, tokens in places)
 

@@ -10,7 +10,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import cached_file
 
 from promptailor.prompts.errors import SpecError
@@ -39,7 +46,19 @@ _FAILURES = (OSError, ValueError, RuntimeError, KeyError, ImportError, Safetenso
 def load_causal_lm(
     name: str, *, dtype: DType | None = None, device: str = "cpu", adapter: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer; only safetensors are read, and no code that comes with a model is run.
+    """Do what `load_language_model` does; an encoder-decoder model is a `SpecError`."""
+    model, tokenizer = load_language_model(name, dtype=dtype, device=device, adapter=adapter)
+    if is_encoder_decoder(model):
+        raise SpecError(f"{name} has an encoder and a decoder; name a causal language model here")
+    return model, tokenizer
+
+
+def load_language_model(
+    name: str, *, dtype: DType | None = None, device: str = "cpu", adapter: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal or an encoder-decoder model with its tokenizer.
+
+    Only safetensors are read, and no code that comes with a model is run.
 
     Args:
         name: a folder, or a hub id.
@@ -57,8 +76,10 @@ def load_causal_lm(
     if Path(name, "adapter_config.json").is_file():
         raise SpecError("this folder is an adapter; name its base model, and the folder as ?adapter=FOLDER")
     precision = getattr(torch, dtype) if dtype else torch.float32 if where.type == "cpu" else torch.bfloat16
-    auto: Any = AutoModelForCausalLM
     try:
+        auto: Any = AutoModelForCausalLM
+        if AutoConfig.from_pretrained(name).is_encoder_decoder:
+            auto = AutoModelForSeq2SeqLM
         tokenizer = AutoTokenizer.from_pretrained(name)
         model, info = auto.from_pretrained(name, dtype=precision, use_safetensors=True, output_loading_info=True)
     except _FAILURES as error:
@@ -71,6 +92,12 @@ def load_causal_lm(
     if adapter:
         model = _with_adapter(model, name, adapter)
     return model.to(where), tokenizer
+
+
+def is_encoder_decoder(model: PreTrainedModel) -> bool:
+    """Whether an encoder reads the prompt and a decoder answers, as in T5."""
+    configured: Any = model.config
+    return bool(configured.is_encoder_decoder)
 
 
 def fingerprint(*files: Path) -> str:

@@ -96,7 +96,7 @@ class EngineWhiteBox:
         starts = [min(prompt.positions, default=len(prompt.tokens) - 1) for prompt in prompts]
         ends = [prompt.tokens[start:] for prompt, start in zip(prompts, starts, strict=True)]
         before = [prompt.tokens[:start] for prompt, start in zip(prompts, starts, strict=True)]
-        if all(before) and self._prefixes.serve(before[0], ends[0], labels[0]):
+        if self.engine.causal and all(before) and self._prefixes.serve(before[0], ends[0], labels[0]):
             embedded = [self.engine.embed(end) for end in ends]
             return embedded, self._prefixes.log_probs(before, embedded, labels)
         embedded = [self.engine.embed(prompt.tokens) for prompt in prompts]

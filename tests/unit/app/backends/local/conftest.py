@@ -39,7 +39,8 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the folder of a model, once each.
 
     `llama` writes a number as one token. `qwen2` writes digits. `mistral` writes digits, with a blank of its own before
-    a text's first word, and its template refuses system messages. `gpt2` has `llama`'s tokenizer and a template in
+    a text's first word, and its template refuses system messages. `t5` has an encoder and a decoder, and no template;
+    numbers are one token. `gpt2` has `llama`'s tokenizer and a template in
     plain text that drops system messages and ends in a blank, which is one token with the number behind it.
     """
     torch = pytest.importorskip("torch")
@@ -63,6 +64,13 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         torch.manual_seed(0)
         if kind == "gpt2":
             model: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+        elif kind == "t5":
+            config = transformers.T5Config(
+                vocab_size=len(words), d_model=32, d_ff=64, d_kv=16, num_layers=2, num_heads=2,
+                decoder_start_token_id=words.pad_token_id, pad_token_id=words.pad_token_id,
+                eos_token_id=words.eos_token_id, initializer_factor=2.0,
+            )  # fmt: skip
+            model = transformers.T5ForConditionalGeneration(config)
         elif kind == "qwen2":
             model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(num_key_value_heads=1, **sizes))
         else:
@@ -74,12 +82,20 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def _tokenizer(kind: str) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     digits = pre_tokenizers.Split(Regex(r"\p{N}"), behavior="isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if kind == "mistral":
+    if kind == "t5":
+        core = Tokenizer(models.BPE(unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+        core.decoder = decoders.Metaspace()
+        names = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
+        special = ["<pad>", "</s>", "<unk>"]
+        trained = trainers.BpeTrainer(special_tokens=special, vocab_size=700)
+        core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    elif kind == "mistral":
         core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
         core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         core.pre_tokenizer = digits
@@ -99,7 +115,7 @@ def _tokenizer(kind: str) -> Any:
     words = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core, clean_up_tokenization_spaces=False, extra_special_tokens=special[2:], **names
     )
-    words.chat_template = {"mistral": MISTRAL, "gpt2": PLAIN}.get(kind, CHATML)
+    words.chat_template = {"mistral": MISTRAL, "gpt2": PLAIN, "t5": None}.get(kind, CHATML)
     return words
 
 
