@@ -82,7 +82,7 @@ def explain_file(
                 config = run_config(context.policy, user_id=request.user_id, task="explain", settings=settings)
                 explained.append(attribute(resources, request, context, config=config))
                 if item_id is not None and item_id not in {item.item_id for item in explained[-1].items}:
-                    raise InputError(f"--item {item_id}: no candidate of user {request.user_id!r}'s request; name one")
+                    raise InputError(f"--item {item_id}: no candidate in the request of user {request.user_id!r}; name one")
                 advance(1)
     finally:
         store.close()
@@ -101,8 +101,8 @@ def _table(attribution: Attribution) -> Table:
     title = f"user {attribution.user_id}: {attribution.policy} on {attribution.model}, step {attribution.step + 1}"
     table = Table("", "item", title=escape(title), title_justify="left", box=None, pad_edge=False)
     for effect in attribution.effects:
-        said = f"{effect.choice.name} [dim]not[/] {effect.reference.name}".strip()
-        table.add_column(f"{wording.patterns[effect.part]}\n{said}", justify="right")
+        choice, reference = escape(effect.choice.name), escape(effect.reference.name)
+        table.add_column(f"{wording.patterns[effect.part]}\n{choice}\n[dim]not {reference}[/]", justify="right")
     for place, item in enumerate(attribution.items):
         moves = [effect.moves[place].moved for effect in attribution.effects]
         table.add_row(str(item.rank), escape(item.title), *map(_places, moves))

@@ -100,7 +100,7 @@ def check_story(steps: list[Step], views: list[StepView]) -> None:
             if after.choices[pattern].changed
         }
         for word, sentence_id in changed.items():
-            assert any(re.fullmatch(rf"{word} .* → {sentence_id} \(refined\) \(p .*\)", c) for c in step.changes)
+            assert any(re.fullmatch(rf"{word} .* → {sentence_id}, refined \(p .*\)", c) for c in step.changes)
         lengths = (before.history_length, after.history_length)
         grown = f"history {lengths[0]} → {lengths[1]}"
         assert any(change.startswith(grown) for change in step.changes) == (lengths[0] != lengths[1])

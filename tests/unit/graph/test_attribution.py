@@ -196,7 +196,7 @@ def test_other_refined_sentences_stay_as_they_were_shown(
     shown = "Rank {these} items by {taste}."
     effects = {effect.part: effect for effect in attribution.effects}
     assert shown in effects["reasoning_guidance"].choice.text
-    assert effects["reasoning_guidance"].choice.name.endswith("(edited)")
+    assert effects["reasoning_guidance"].choice.name.endswith(", edited")
     with_edit = [call for call in spy.calls[1:] if shown in text_of(call)]
     assert len(with_edit) == len(spy.calls) - 3, "all but its own counterfactual and the manual prompt"
     without_triggers = [call for call in spy.calls if "gold river" not in text_of(call)]
