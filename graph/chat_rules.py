@@ -31,7 +31,8 @@ _YEAR = re.compile(r"((?:18|19|20)\d\d)(s|['’]s)?(?!\w)")
 _SHORT_DECADE = re.compile(r"(\d0)['’]?s(?!\w)")
 _THIS_CENTURY = 30
 """Two-digit decades below it are this century's."""
-_CLAUSE_END = re.compile(r"[,;.!?:()\n—–]")
+_SENTENCE_END = re.compile(r"[.!?\n]")
+_CLAUSE_END = re.compile(r"[,;:()—–]")
 _QUOTES = '"“”„«»'
 _QUOTED = re.compile(rf"[{_QUOTES}]([^{_QUOTES}]{{2,80}})[{_QUOTES}]")
 _SPOKEN_FIRST: tuple[SpokenAct, ...] = ("reset", "why", "describe")
@@ -51,6 +52,8 @@ class _Token:
     end: int
     opens: bool
     """Whether a clause begins here."""
+    anew: bool
+    """Whether a sentence, or what follows a word such as "but", begins here."""
 
 
 @dataclass(slots=True)
@@ -146,8 +149,9 @@ class ChatRules:
         said: list[_Token] = []
         end = 0
         for word, start, stop in tokens(text):
-            opens = not said or (word,) in self._breaks or _CLAUSE_END.search(text, end, start) is not None
-            said.append(_Token(word, start, stop, opens))
+            anew = not said or (word,) in self._breaks or _SENTENCE_END.search(text, end, start) is not None
+            opens = anew or _CLAUSE_END.search(text, end, start) is not None
+            said.append(_Token(word, start, stop, opens, anew))
             end = stop
         return said
 
@@ -158,7 +162,7 @@ class ChatRules:
         cue: Cue | None = None
         at = cue_end = 0
         while at < len(said):
-            if said[at].opens and not self._carries_on(said, at):
+            if said[at].opens and not self._carries_on(said, mentions, at):
                 cue, cue_end = None, at
             named_cue, n_cue = _longest(self._cues, said, at)
             kinds, n_kinds = _longest(self._kinds, said, at)
@@ -183,18 +187,20 @@ class ChatRules:
             at += step
         return found
 
-    def _carries_on(self, said: Sequence[_Token], at: int) -> bool:
-        """Whether a clause is but a part of a list, as in "no horror, war or crime", so that its cue still holds."""
-        if (said[at].word,) in self._breaks:
+    def _carries_on(self, said: Sequence[_Token], mentions: Mapping[int, TitleMention], at: int) -> bool:
+        """Whether a clause only goes on with a list, as in "no horror, war or crime", so that its cue still holds."""
+        if said[at].anew:
             return False
-        n_kinds, start = 0, at
+        n_listed, start = 0, at
         while at < len(said) and (at == start or not said[at].opens):
             _, length = _longest(self._kinds, said, at)
+            if mention := mentions.get(at):
+                length = max(length, mention.stop - at)
             if not length and not {(said[at].word,)} & (self._conjunctions | self._fillers):
                 return False
-            n_kinds += bool(length)
+            n_listed += bool(length)
             at += length or 1
-        return n_kinds > 0
+        return n_listed > 0
 
     def _is_title(
         self, text: str, said: Sequence[_Token], mention: TitleMention, cue: Cue | None, cue_end: int
@@ -204,7 +210,7 @@ class ChatRules:
         if first.start and text[first.start - 1] in _QUOTES and text[last.end : last.end + 1] in _QUOTES:
             return True
         phrase = tuple(token.word for token in said[mention.start : mention.stop])
-        capital = text[first.start].isupper() and not first.opens
+        capital = text[first.start].isupper() and (not first.opens or (cue in _TITLE_CUES and not first.anew))
         common = phrase in self._kinds or phrase in self._cues or phrase in self.words.place_phrases
         if common or phrase in self.words.act_phrases:
             return capital and cue in _TITLE_CUES
