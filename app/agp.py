@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from promptailor.app.backends.budget import Spending
+from promptailor.app.backends.budget import Budget, Spending
 from promptailor.app.backends.stage import Stage, StagePort
 from promptailor.app.job import AgpConfig, Job, TrainSummary
 from promptailor.app.projection import SAMPLE_USERS, CountingPort, announce
@@ -74,7 +74,7 @@ def train_agp(job: Job, progress: Progress) -> TrainSummary:
     """Improve one instruction on training users, judged on validation users; write every version as it comes."""
     config, workspace, agp = job.config, job.workspace, job.config.agp or AgpConfig()
     subject: Subject = "profile" if agp.profile else "rerank"
-    stages = _stages(job, agp)
+    stages = _stages(job, agp, workspace.budget)
     profiler, critic = workspace.role_port(agp.profiler), workspace.role_port(agp.critic)
     profiling = Profiling(
         sequence_length=agp.sequence_length, summaries=agp.summaries, profiler=profiler.spec if agp.profiler else None
@@ -110,10 +110,8 @@ def train_agp(job: Job, progress: Progress) -> TrainSummary:
         guiding = replace(guiding, describe=summaries.describe)
     per_user = 2 if agp.profile else 1
     least = per_user * (agp.batch + 2 * (agp.batch if agp.accept == "paper" else len(job.validation)))
-    if stages["rankings"].left < least:
-        raise InputError(
-            f"--calls {config.calls}: rankings have {stages['rankings'].left} of them; a round takes {least}"
-        )
+    if (most := _stages(job, agp, Budget())["rankings"].left) < least:
+        raise InputError(f"--calls {config.calls}: rankings have {most} of them; a round takes {least}")
 
     pinned = _pinned(job)
     lineage = _write(job, Lineage(subject=subject, versions=(PromptVersion(number=0, text=first),)), pinned)
@@ -130,7 +128,7 @@ def train_agp(job: Job, progress: Progress) -> TrainSummary:
         try:
             learned = next(rounds)
         except StopIteration as end:
-            stopped = end.value
+            stopped = "budget" if end.value == "finished" and _is_short(workspace.budget, config.calls) else end.value
         except BudgetExceededError as error:
             stopped = error.stopped
         else:
@@ -154,11 +152,15 @@ def _held_out(version: PromptVersion, agp: AgpConfig) -> float | None:
     return version.verdict.after if version.verdict and agp.accept == "test" else None
 
 
-def _stages(job: Job, agp: AgpConfig) -> dict[str, Stage]:
+def _is_short(budget: Budget, calls: int) -> bool:
+    """Whether it may be the budget, and not the number of calls, that has let the last stage begin no further round."""
+    return budget.counts_tokens or (budget.calls is not None and budget.calls < calls)
+
+
+def _stages(job: Job, agp: AgpConfig, budget: Budget) -> dict[str, Stage]:
     wanted = {name: share for name, share in SHARES.items() if agp.summaries or name != "summaries"}
     whole = sum(wanted.values())
-    budget, calls = job.workspace.budget, job.config.calls
-    return {name: Stage.of(name, share / whole, calls, budget) for name, share in wanted.items()}
+    return {name: Stage.of(name, share / whole, job.config.calls, budget) for name, share in wanted.items()}
 
 
 def _spent(stages: Mapping[str, Stage]) -> int:

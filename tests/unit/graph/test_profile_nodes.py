@@ -18,7 +18,8 @@ from promptailor.policies.manual import CHAIN_OF_THOUGHT, manual_policies
 from promptailor.policies.profiling import Profiling
 from promptailor.prompts.domain import UserProfile
 from promptailor.prompts.llm import Completion, ModelCall
-from promptailor.prompts.patterns import Catalogue
+from promptailor.prompts.patterns import PATTERNS, Catalogue
+from tests.unit.graph.conftest import KeyedTeam
 
 
 @dataclass
@@ -120,6 +121,23 @@ def test_a_profiler_of_its_own_is_asked(resources: Resources, cases: Sequence[Ev
     assert not ranker.of("summary")
     assert "By another." in ranker.of("rank")[0]
     assert len(profiler.of("profile")) == 1
+
+
+def test_a_team_may_show_the_profile_as_a_fifth_pattern(
+    resources: Resources, cases: Sequence[EvalCase], catalogue: Catalogue
+) -> None:
+    scribe = Scribe(profile="Likes drama.")
+    team = KeyedTeam(catalogue, (*PATTERNS, "user_profile"))
+    profiling = Profiling(instruction="Describe my {interest}.", summaries=False)
+    by_run = replace(team, info=replace(team.info, profiling=profiling))
+    loaded = replace(resources, recommender=scribe, policies={**resources.policies, "rpp": by_run})
+    trained = replace(resources, recommender=scribe, policies={**resources.policies, "rpp": team}, profiling=profiling)
+    for own in (loaded, trained):
+        shown = [answer(own, case, policy="rpp") for case in cases[:4]]
+        assert all(output.profile == "Likes drama." for output in shown)
+        assert all(output.llm_calls == len(output.steps) + 1 for output in shown)
+    prompts = scribe.of("rank")
+    assert 0 < sum("- taste: Likes drama." in prompt for prompt in prompts) < len(prompts)
 
 
 def test_the_nodes_are_drawn_where_a_policy_has_them(resources: Resources, catalogue: Catalogue) -> None:
