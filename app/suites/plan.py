@@ -283,7 +283,7 @@ def _training(
     if row.train is None:
         return None
     name = row.spec.name
-    extending = _extending(run, row.sentences, model, seed, sources.get("prompt")) if row.sentences else None
+    extending = _extending(run, row.sentences, sizes, model, seed, sources.get("prompt")) if row.sentences else None
     config = TrainConfig(
         **{
             "policy": name,
@@ -301,9 +301,10 @@ def _training(
     return Training(id=f"{TRAININGS}/{name}-{settings_digest(config)}", config=config, extending=extending)
 
 
-def _extending(run: Run, spec: SentencesSpec, model: str, seed: int, prompt: Path | None) -> Extending:
+def _extending(run: Run, spec: SentencesSpec, sizes: Sizes, model: str, seed: int, prompt: Path | None) -> Extending:
     """Plan an extended catalogue; the refiner of the suite is the critic where the row names none."""
-    given = {"critic": run.refiner, "seed": seed, "prompt": prompt, **spec.propose}
+    users = {} if sizes.users is None else {"users": sizes.users}
+    given = {"critic": run.refiner, "seed": seed, "prompt": prompt, **users, **spec.propose}
     propose = SentencesConfig(**{"dataset": run.dataset, "model": model, **given})
     admit = AdmitConfig(**spec.admit)
     return Extending(id=f"{EXTENSIONS}/{settings_digest(propose, admit)}", propose=propose, admit=admit)

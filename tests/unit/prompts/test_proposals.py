@@ -85,6 +85,11 @@ def test_hostile_or_useless_sentences_are_kept_out(text: str, fault: str) -> Non
     assert judged(text) == fault
 
 
+def test_a_sentence_that_reads_the_same_is_known_wherever_its_placeholders_are() -> None:
+    text = "You are a psychologist who understands the interests behind the items people choose."
+    assert judge_proposal(text, "role_playing", CATALOGUE, domain="neutral") == "known_already"
+
+
 def test_a_role_has_to_go_on_naming_the_items() -> None:
     assert judged("You are a critic who knows people well.", "role_playing") == "lost_placeholder"
     assert judged("You are a critic of movies who knows people well.", "role_playing").endswith("knows people well.")
