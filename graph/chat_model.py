@@ -93,6 +93,7 @@ class ChatReader:
             return by_rules.model_copy(update={"fallback": f"{completion.model}: {answer}"})
         items = {name: self._items(getattr(answer, name), shown) for name in ("like", "liked", "disliked", "seen")}
         years = (answer.from_year, answer.to_year)
+        place = next((n for n, item in enumerate(shown, 1) if item.item_id in items["like"]), by_rules.place)
         read = Understood(
             act=answer.act,
             wanted=self._kinds(answer.wanted),
@@ -103,7 +104,7 @@ class ChatReader:
             liked=items["liked"],
             disliked=items["disliked"],
             seen=items["seen"],
-            place=by_rules.place,
+            place=place if answer.act == "why" else None,
             missing_place=by_rules.missing_place,
             unknown=by_rules.unknown,
             text=by_rules.text,

@@ -103,13 +103,15 @@ class ChatRules:
             liked=found.items_of("liked"),
             disliked=found.items_of("avoid", "disliked", "less"),
             seen=found.items_of("seen"),
-            place=found.place,
             missing_place=found.missing_place,
             unknown=() if found.items else self._unknown(text, said),
-            text=" ".join(word for word in found.rest if (word,) not in self._fillers),
+            text=" ".join(word for word in found.rest if not self._is_filler(word)),
             cut=len(message) > MAX_MESSAGE_LENGTH,
         )
-        return understood.model_copy(update={"act": self._act(said, found, understood, shown)})
+        act = self._act(said, found, understood, shown)
+        named = next((shown.index(item) + 1 for item in understood.anchors if item in shown), None)
+        place = (found.place or named) if act == "why" else None
+        return understood.model_copy(update={"act": act, "place": place})
 
     def kinds_named(self, name: str) -> tuple[str, ...]:
         """Return the catalogue's kinds that a phrase names; none where it names none."""
@@ -162,7 +164,7 @@ class ChatRules:
         cue: Cue | None = None
         at = cue_end = 0
         while at < len(said):
-            if said[at].opens and not self._carries_on(said, mentions, at):
+            if said[at].opens and (cue == "less" or not self._carries_on(said, mentions, at)):
                 cue, cue_end = None, at
             named_cue, n_cue = _longest(self._cues, said, at)
             kinds, n_kinds = _longest(self._kinds, said, at)
@@ -171,7 +173,7 @@ class ChatRules:
             if mention and n_title >= n_kinds and self._is_title(text, said, mention, cue, cue_end):
                 found.items.setdefault(cue or "want", []).append(mention.item.item_id)
                 step = n_title
-            elif (places := self._places(text, said, at, shown)) and places[1] >= n_cue:
+            elif (places := self._places(text, said, at, shown, cue)) and places[1] >= n_cue:
                 self._point(found, cue, places[0], shown)
                 step = places[1]
             elif named_cue and n_cue >= n_kinds:
@@ -187,6 +189,10 @@ class ChatRules:
             at += step
         return found
 
+    def _is_filler(self, word: str) -> bool:
+        """Whether a word says nothing about titles: a filler, or a part of a year."""
+        return (word,) in self._fillers or (word,) in self._year_words or word[:1].isdecimal()
+
     def _carries_on(self, said: Sequence[_Token], mentions: Mapping[int, TitleMention], at: int) -> bool:
         """Whether a clause only goes on with a list, as in "no horror, war or crime", so that its cue still holds."""
         if said[at].anew:
@@ -196,6 +202,7 @@ class ChatRules:
             _, length = _longest(self._kinds, said, at)
             if mention := mentions.get(at):
                 length = max(length, mention.stop - at)
+            length = length or said[at].word.isdecimal()
             if not length and not {(said[at].word,)} & (self._conjunctions | self._fillers):
                 return False
             n_listed += bool(length)
@@ -221,7 +228,7 @@ class ChatRules:
         return capital or (cue in _TITLE_CUES and mention.start - cue_end <= 1 and len(phrase[0]) > 2)
 
     def _places(
-        self, text: str, said: Sequence[_Token], at: int, shown: Sequence[str]
+        self, text: str, said: Sequence[_Token], at: int, shown: Sequence[str], cue: Cue | None
     ) -> tuple[tuple[int, ...], int] | None:
         """Return the places of the last list that are named here, from 1, and by how many words."""
         if not shown:
@@ -229,8 +236,8 @@ class ChatRules:
         if length := _longest_in(self._all_places, said, at):
             return tuple(range(1, len(shown) + 1)), length
         n_number = _longest_in(self._numbers, said, at)
-        hash_sign = text[: said[at].start].endswith("#")
-        if (n_number or hash_sign) and at + n_number < len(said):
+        bare = text[: said[at].start].endswith("#") or cue in _TITLE_CUES
+        if (n_number or bare) and at + n_number < len(said):
             number = said[at + n_number].word
             if number.isdecimal() and len(number) <= 2:
                 return (int(number),), n_number + 1
@@ -337,6 +344,13 @@ class ChatRules:
     @cached_property
     def _fillers(self) -> frozenset[Words]:
         return self.words.phrases(self.words.fillers)
+
+    @cached_property
+    def _year_words(self) -> frozenset[Words]:
+        years = self.words.years
+        return self.words.phrases(
+            (*years.before, *years.until, *years.after, *years.recent, *years.classic, *self.words.decades)
+        )
 
     @cached_property
     def _all_places(self) -> frozenset[Words]:

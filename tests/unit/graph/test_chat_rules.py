@@ -70,6 +70,12 @@ FIRST = {
     "like 2001: A Space Odyssey": {"act": "recommend", "anchors": {"2001: A Space Odyssey"}},
     "like The Matrix": {"act": "recommend", "unknown": ("The Matrix",)},
     "I feel like laughing": {"act": "recommend", "wanted": {"Comedy"}},
+    "war films that aren't too violent": {"act": "recommend", "wanted": {"War"}, "lessened": VIOLENT - {"War"}},
+    "not too dark, funny, for the whole family": {
+        "act": "recommend", "lessened": {"Horror", "Thriller", "Film-Noir"}, "wanted": {"Comedy", "Children's"},
+    },
+    "I prefer dramas over comedies": {"act": "recommend", "wanted": {"Drama"}, "lessened": {"Comedy"}},
+    "What's the best movie of 1994?": {"act": "recommend", "years": (1994, 1994)},
     "what should I watch tonight?": {"act": "recommend"},
     "surprise me": {"act": "recommend"},
     "I am a teacher who loves Star Wars and hates horror": {
@@ -103,6 +109,10 @@ AFTER_A_LIST = {
     "none of these": {"act": "refine", "disliked": {"Star Wars", "Alien", "Blade Runner", "Sleepless in Seattle"}},
     "I've seen the first two": {"act": "refine", "seen": {"Star Wars", "Alien"}},
     "I've already seen it": {"act": "refine", "seen": {"Star Wars"}},
+    "I have seen 1, 2 and 4": {"act": "refine", "seen": {"Star Wars", "Alien", "Sleepless in Seattle"}},
+    "no, too violent": {"act": "refine", "lessened": VIOLENT},
+    "too old": {"act": "refine", "years": (1994, None)},
+    "why did you recommend Alien?": {"act": "why", "anchors": {"Alien"}, "place": 2},
     "I loved the third": {"act": "refine", "liked": {"Blade Runner"}},
     "more": {"act": "more"},
     "show me more": {"act": "more"},
