@@ -82,7 +82,7 @@ def explain_file(
                 config = run_config(context.policy, user_id=request.user_id, task="explain", settings=settings)
                 explained.append(attribute(resources, request, context, config=config))
                 if item_id is not None and item_id not in {item.item_id for item in explained[-1].items}:
-                    raise InputError(f"--item {item_id}: no candidate in the request of user {request.user_id!r}; name one")
+                    raise InputError(f"--item {item_id}: no candidate in the request of {request.user_id!r}; name one")
                 advance(1)
     finally:
         store.close()

@@ -22,6 +22,7 @@ from promptailor.graph.tracing import STEP_TAG
 from tests.integration.capture import Captured, SentRun, capture
 from tests.integration.traced import KEY, N_STEPS, RAW, Done
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PATTERNS = ("role_playing", "history_records", "reasoning_guidance", "output_format")
 
@@ -176,6 +177,14 @@ def test_no_key_and_no_raw_user_id_is_sent(traced: Traced) -> None:
     (root,) = [run for run in traced.captured.runs() if run.id == traced.done.run_id]
     assert root.metadata["user_id"] == root.inputs["input"]["user_id"] == root.outputs["user_id"] == named
     assert any(span.attributes.get("enduser.pseudo.id") == named for span in traced.captured.spans())
+
+
+def test_a_turn_of_a_chat_tells_of_its_steps_too(traced: Traced) -> None:
+    runs = traced.captured.runs()
+    (root,) = [run for run in runs if run.name == "chat rpp+"]
+    steps = [run.name for run in _below(root, runs) if STEP_TAG in run.tags]
+    assert steps == [f"manual step {n}" for n in (1, 2, 3)], "a visitor without a history"
+    assert any(span.name == "invoke_agent chat rpp+" for span in traced.captured.spans())
 
 
 def test_a_run_that_failed_says_why(traced: Traced) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from pydantic import BaseModel
 
+from promptailor.app.chat import chat_graph
 from promptailor.app.settings import Settings
 from promptailor.app.tracing import log_feedback, run_config
 from promptailor.app.wiring import Workspace, train_inputs
@@ -34,7 +35,7 @@ class Done(BaseModel):
 
 
 def main() -> None:
-    """Serve one user, with a thumb up; train on two others; fail on a bad request."""
+    """Serve one user, with a thumb up; chat; train on two others; fail on a bad request."""
     workspace = Workspace(settings=Settings(), dataset_name="planted", model="planted:1", refiner="planted:1")
     # Without the encoder, which takes seconds to load, the guard on the meaning of rewrites is left out.
     resources = dataclasses.replace(workspace.resources({"rpp+": KeyedTeam(workspace.catalogue)}), encoder=None)
@@ -49,6 +50,9 @@ def main() -> None:
     answer = RankOutput.model_validate(graph.invoke(request, config, context=context))
     run_id = str(config["run_id"])
     log_feedback(run_id, "thumbs", 1.0, comment=f"nice, {KEY}")
+    chat = chat_graph(Settings(), model="planted:1", dataset="planted", rank_graph=graph)
+    turn = {"messages": [("user", f"recommend something, {KEY}")], "user_id": request.user_id}
+    chat.invoke(turn, run_config("rpp+", user_id=request.user_id, task="chat"), context=context)
     training = build_rank_graph(resources, training=True)
     outputs = run_training(training, users[1:], context.model_copy(update={"split": "train"}), n_steps=N_STEPS)
     try:
