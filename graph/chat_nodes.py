@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
 from pydantic import ValidationError
 
 from promptailor.graph.chat_model import ChatReader
@@ -17,7 +17,7 @@ from promptailor.graph.context import Context
 from promptailor.graph.inline import Update
 from promptailor.graph.retriever import Facts, Query, Retriever
 from promptailor.graph.state import RankInput, RankOutput
-from promptailor.prompts.assemble import clean_text
+from promptailor.prompts.assemble import clean_text, clean_title
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, ChatWords
 from promptailor.prompts.domain import Item, UserProfile
 from promptailor.prompts.errors import InputError
@@ -27,6 +27,8 @@ VISITOR = "visitor"
 """User id of a visitor whom nobody knows; it keys draws only."""
 MOST_REMEMBERED = 200
 """Items of each sort that a thread remembers, the latest."""
+MOST_MESSAGES = 200
+"""That a thread keeps, the latest: a visitor who never stops costs no more memory than one who does."""
 _TALK = ("help", "greeting", "thanks", "goodbye", "reset", "why")
 """Acts that need no new ranking."""
 
@@ -102,10 +104,13 @@ class ChatNodes:
             return {"messages": [AIMessage(say("help", example=example))]}
         if understood.act in _TALK:
             return {"messages": [AIMessage(say(understood.act))]}
-        if not state.candidates:
-            notes = self.replies.notes(understood, self._titles)
-            return {"messages": [AIMessage("\n".join([say("none_left"), *notes]))], "ranking": None, "facts": []}
         facts = [Facts.model_validate(facts) for facts in state.candidates]
+        if len(facts) < 2:
+            left = [
+                say("only_one", title=clean_title(f.item.title), reason=self.replies.reason(f, wishes)) for f in facts
+            ]
+            lines = [*(left or [say("none_left")]), *self.replies.notes(understood, self._titles)]
+            return {"messages": [AIMessage("\n".join(lines))], "ranking": None}
         by_id = {fact.item.item_id: fact for fact in facts}
         ranking = _ranking(state)
         reasons = [self.replies.reason(by_id[item.item_id], wishes) for item in ranking.items]
@@ -117,7 +122,6 @@ class ChatNodes:
         return {
             "messages": [AIMessage(text)],
             "ranking": ranking.model_dump(mode="json"),
-            "facts": state.candidates,
         }
 
     def after_understand(self, state: ChatState) -> Literal["retrieve", "reply"]:
@@ -152,13 +156,14 @@ class ChatNodes:
     def _understood(self, state: ChatState, message: BaseMessage, text: str, read: Understood) -> Update:
         wishes = Wishes.model_validate(state.wishes)
         # What is kept is what was read: the same id replaces the message.
+        forgotten = [RemoveMessage(id=str(old.id)) for old in state.messages[:-MOST_MESSAGES]]
         kept = HumanMessage(clean_text(text, MAX_MESSAGE_LENGTH), id=message.id)
         return {
             "understood": read.model_dump(mode="json"),
             "wishes": updated(wishes, read).model_dump(mode="json"),
             "taste": clean_text(text) if read.act == "describe" else clean_text(state.taste or "") or None,
             "candidates": [],
-            "messages": [kept] if isinstance(message, HumanMessage) else [],
+            "messages": [*forgotten, *([kept] if isinstance(message, HumanMessage) else [])],
         }
 
     def _history(self, state: ChatState, wishes: Wishes) -> tuple[Item, ...]:

@@ -119,5 +119,3 @@ class ChatState:
     """The `Facts` of this turn's candidates, as JSON; empty where nothing is to be ranked."""
     ranking: dict[str, Any] | None = None
     """A `RankOutput` as JSON: the last ranked list, of this turn or of an earlier one."""
-    facts: list[dict[str, Any]] = field(default_factory=list)
-    """The `Facts` behind `ranking`."""

@@ -45,6 +45,7 @@ _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "anchor": ("titles",),
     "year": ("year",),
     "few": ("count",),
+    "only_one": ("title", "reason"),
     "unknown_title": ("title",),
     "left_out": ("titles",),
     "noted": ("titles",),
@@ -111,6 +112,7 @@ class Replies(Model):
     all_kept: str
     few: str
     none_left: str
+    only_one: str
     unknown_title: str
     nothing_understood: str
     left_out: str

@@ -15,6 +15,7 @@ from promptailor.app.backends.port import ModelPort
 from promptailor.app.retrieval import CatalogueRetriever
 from promptailor.graph.build import build_rank_graph
 from promptailor.graph.chat import ChatGraph, build_chat_graph
+from promptailor.graph.chat_nodes import MOST_MESSAGES
 from promptailor.graph.resources import Resources
 from promptailor.graph.retriever import Query
 from promptailor.graph.state import RankOutput
@@ -209,6 +210,23 @@ def test_what_cannot_be_fulfilled_is_said(say: Say) -> None:
     answer = say("no westerns and no animation and no musicals")
     assert answer["ranking"] is None
     assert "nothing that fits" in reply(answer)
+
+
+def test_the_only_film_that_is_left_is_named_without_asking_the_model(say: Say, planted_port: ModelPort) -> None:
+    say("a western")
+    asked = planted_port.store.requests
+    rest = ", ".join(f'"{title}"' for title, _, _ in FILMS if title != "High Noon")
+    answer = say(f"I have seen {rest}")
+    assert answer["ranking"] is None
+    assert "Only High Noon is left: Western, as you asked" in reply(answer)
+    assert planted_port.store.requests == asked
+
+
+def test_a_thread_that_never_ends_keeps_the_last_messages(say: Say) -> None:
+    turns = [{"role": "user", "content": f"a comedy {n}"} for n in range(MOST_MESSAGES + 50)]
+    answer = say("thanks", messages=turns)
+    assert len(answer["messages"]) == MOST_MESSAGES + 1
+    assert answer["messages"][-2].content == turns[-1]["content"]
 
 
 def test_a_model_that_reads_the_message_is_asked_in_a_fence_and_believed_as_far_as_the_catalogue_goes(
