@@ -531,6 +531,9 @@ def bench(
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Measure what grows with users and items, on made-up data.")
     ] = False,
+    serve: Annotated[
+        int | None, typer.Option("--serve", min=1, help="Visit `promptailor serve` for so many seconds, 50 at once.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Measure speed and memory against the budgets, several models against each other, or growth with the data."""
@@ -538,6 +541,10 @@ def bench(
         from promptailor.app.scaling import measure_scaling
 
         _print(measure_scaling(), json_output)
+    elif serve:
+        from promptailor.app.server.load import measure_load
+
+        _print(measure_load(seconds=serve, model=model), json_output)
     elif models:
         from promptailor.app.throughput import compare_models
 
@@ -622,6 +629,22 @@ def sentences_propose(
     _print(summary, json_output)
     if summary.stopped == "interrupted":
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@sentences_app.command("rank")
+def sentences_rank(
+    out: Annotated[Path, typer.Option("--out", help="Folder that `sentences propose` wrote.")] = Path("runs/sentences"),
+    users: Annotated[
+        int | None, typer.Option(min=2, help="Training users; those of the proposals where empty.", show_default=False)
+    ] = None,
+    budget: BudgetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Order the proposed sentences by a white-box model's gradient, and measure how far that order is right."""
+    from promptailor.app.backends.budget import Budget
+    from promptailor.app.sentences.rank import rank_sentences
+
+    _print(rank_sentences(out, users=users, budget=Budget.parse(budget)), json_output)
 
 
 @sentences_app.command("admit")

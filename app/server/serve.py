@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,6 +41,8 @@ def run_server(
     _log()
     with listen(host, port) as listener:
         loaded = load_service(config, Settings())
+        gc.collect()
+        gc.freeze()  # a collection that looks at everything that was loaded holds up all visitors
         app = create_app(opened(loaded), replace(Limits(), at_once=at_once))
         server = AnnouncingServer(
             uvicorn.Config(
