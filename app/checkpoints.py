@@ -35,7 +35,8 @@ from promptailor.prompts.patterns import PromptSpec
 STATE_TYPES: tuple[type, ...] = (
     Answer, ChoiceView, RankInput, RankOutput, StepRecord, StepView, WindowState, AgentChoice, Observation, StateInputs,
     AssembledPrompt, Item, ParseReport, RankedItem, RankRequest, UserProfile, Completion, PromptSpec,
-    messages.AIMessage, messages.AIMessageChunk, messages.HumanMessage, messages.SystemMessage, messages.ToolMessage, messages.RemoveMessage,
+    messages.AIMessage, messages.AIMessageChunk, messages.HumanMessage, messages.SystemMessage, messages.ToolMessage,
+    messages.RemoveMessage,
 )  # fmt: skip
 """Everything that the states of the rank graph and the chat graph hold, beside plain values."""
 

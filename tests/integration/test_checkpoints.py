@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._serde import collect_allowlist_from_schemas
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Command
@@ -18,11 +19,13 @@ from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.planted import PlantedChat
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
-from promptailor.app.checkpoints import aopen_checkpointer, open_checkpointer, serializer
+from promptailor.app.checkpoints import STATE_TYPES, aopen_checkpointer, open_checkpointer, serializer
 from promptailor.graph.build import RankGraph, build_rank_graph
 from promptailor.graph.chat import ChatGraph, build_chat_graph
+from promptailor.graph.chat_state import ChatState
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
+from promptailor.graph.state import RankInput, RankOutput, RankState
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.manual import manual_policies
 from promptailor.prompts.chat import load_chat_words
@@ -109,6 +112,16 @@ def test_everything_in_a_state_is_read_back_as_it_was_in_strict_mode_too(
         chat.invoke(Command(resume=True), talk, context=Context(review=True))
         assert chat.invoke({"messages": [("user", "less romance")]}, talk)["wishes"]["lessened"] == ["Romance"]
     assert not [r.message for r in caplog.records if "msgpack" in r.message or "eserializ" in r.message]
+
+
+def test_no_type_of_the_states_was_forgotten() -> None:
+    known = {(known.__module__, known.__name__) for known in STATE_TYPES}
+    named = collect_allowlist_from_schemas(schemas=[RankState, RankInput, RankOutput, ChatState])
+    ours = {name for name in named if name[0].startswith("promptailor.")}
+    assert (
+        ours - known - {("promptailor.graph.state", "RankState"), ("promptailor.graph.chat_state", "ChatState")}
+        == set()
+    )
 
 
 def test_a_checkpoint_cannot_name_code_to_run(tmp_path: Path) -> None:
