@@ -10,7 +10,15 @@ from promptailor.evals.exhibit_runs import datasets_of, ran
 from promptailor.evals.exhibit_tables import Sources, label_of
 from promptailor.evals.exhibits import Exhibit, RunMethod
 from promptailor.evals.page_view import Cell, Line, Table
-from promptailor.evals.sentences import LINEAGE_FILE, Admission, Extension, read_extension
+from promptailor.evals.sentences import (
+    LINEAGE_FILE,
+    RANKING_FILE,
+    Admission,
+    Extension,
+    SentenceRanking,
+    read_extension,
+    read_ranking,
+)
 from promptailor.policies.acceptance import Verdict
 from promptailor.policies.lineage import LINEAGE_FILE as VERSIONS_FILE
 from promptailor.policies.lineage import PromptVersion, read_lineage
@@ -38,6 +46,12 @@ def make_admissions(exhibit: Exhibit, sources: Sources) -> Made:
                 lines=tuple(lines),
             )
         )
+    rankings = {
+        dataset: read_ranking(folder / RANKING_FILE)
+        for folder, (dataset, _) in found.items()
+        if (folder / RANKING_FILE).is_file()
+    }
+    tables += [_ranking_table(dataset, ranking) for dataset, ranking in rankings.items()]
     return Made(tables=tuple(tables), notes=tuple(_said(dataset, extension) for dataset, extension in found.values()))
 
 
@@ -88,6 +102,31 @@ def _runs(exhibit: Exhibit) -> Iterator[tuple[str, str, RunMethod]]:
                 if run.training not in seen:
                     seen.add(run.training)
                     yield dataset, label_of(row), run
+
+
+def _ranking_table(dataset: str, ranking: SentenceRanking) -> Table:
+    c = ranking.correlation
+    return Table(
+        caption=f"{dataset}: fall of the listwise loss on {ranking.n_users} training users, foreseen by the gradient"
+        f" and measured; rank correlation {c.mean:+.2f} [{c.low:+.2f}, {c.high:+.2f}]",
+        corner="sentence",
+        head=("pattern", "", "foreseen", "measured", "change of NDCG@10"),
+        lines=tuple(
+            Line(
+                label=sentence.text,
+                cells=(
+                    Cell(text=sentence.pattern.replace("_", " ")),
+                    Cell(text="proposed" if sentence.proposed else "in the catalogue"),
+                    *(
+                        Cell(text=f"{e.mean:+.3f}", small=f"[{e.low:+.3f}, {e.high:+.3f}]")
+                        for e in (sentence.predicted, sentence.measured, sentence.ndcg)
+                    ),
+                ),
+            )
+            for sentence in ranking.sentences
+        ),
+        folded=True,
+    )
 
 
 def _admission_line(tried: Admission) -> Line:

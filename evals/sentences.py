@@ -7,15 +7,18 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from promptailor.evals.statistics import Estimate
 from promptailor.policies.acceptance import Verdict
 from promptailor.policies.manual import Stopped
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError
-from promptailor.prompts.patterns import PromptSpec
+from promptailor.prompts.patterns import PromptSpec, SentencePattern
 from promptailor.prompts.proposals import Proposal
 
 LINEAGE_FILE = "lineage.json"
 """In the folder of the extended catalogue."""
+
+RANKING_FILE = "ranking.json"
 
 Gate = Literal["test", "human", "review"]
 """Who admits: the test, a person at the terminal, or a person's decisions in `proposals.yaml`."""
@@ -32,6 +35,36 @@ class Admission(Model):
     share_suited: float
     """Of the held-out users: for whom that rule takes it."""
     admitted: bool = False
+
+
+class RankedSentence(Model):
+    """What a sentence does to the listwise loss in its pattern's place: foreseen, and measured on the same users."""
+
+    id: str
+    pattern: SentencePattern
+    text: str
+    proposed: bool
+    """Whether it is new; the catalogue's own sentences stand beside the proposals, for comparison."""
+    predicted: Estimate
+    """First-order estimate of how far the loss falls."""
+    measured: Estimate
+    """How far it really falls."""
+    ndcg: Estimate
+    """Change of NDCG@10 by the same log-probabilities."""
+
+
+class SentenceRanking(Model):
+    """Sentences by what a white box's gradient foresees: `ranking.json`."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    n_users: int
+    correlation: Estimate
+    """Spearman's, between foreseen and measured falls over all sentences; the interval is over users."""
+    sentences: tuple[RankedSentence, ...]
+    """Best foreseen first."""
+    prompts: int
+    """Computed for it: one backward pass each for the present sentences, one forward pass each for the others."""
 
 
 class Extension(Model):
@@ -70,6 +103,17 @@ class Extension(Model):
     def admitted(self) -> tuple[Admission, ...]:
         """The sentences that now stand in the catalogue."""
         return tuple(tried for tried in self.tried if tried.admitted)
+
+
+def read_ranking(path: Path) -> SentenceRanking:
+    """Read a ranking; `InputError` where it is none."""
+    try:
+        return SentenceRanking.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; run `promptailor sentences rank`") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; rank again") from None
 
 
 def read_extension(path: Path) -> Extension:

@@ -73,6 +73,10 @@ class WhiteBox(Protocol):
         """
         ...
 
+    def embeddings(self, tokens: Sequence[int]) -> Floats:
+        """Return the embeddings of any tokens, shape (tokens, dim)."""
+        ...
+
     def label_log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> list[Floats]:
         """Return the log-probability of each label, given that the answer is one: one forward pass per batch."""
         ...

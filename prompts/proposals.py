@@ -63,7 +63,9 @@ MAX_FEEDBACK = 500
 _RECENT = 3
 """Titles of a history that a critic sees."""
 _FEEDBACK = re.compile(r"^[^\w\n]*feedback[^\w\n:]*:[^\w\n]*(.+)$", re.IGNORECASE | re.MULTILINE)
-_SENTENCE = re.compile(r"^[^\w\n]*(?:\d+[^\w\n]+)?sentence(?: *\d+)?[^\w\n:]*:[ *\t]*(.+)$", re.IGNORECASE | re.MULTILINE)
+_SENTENCE = re.compile(
+    r"^[^\w\n]*(?:\d+[^\w\n]+)?sentence(?: *\d+)?[^\w\n:]*:[ *\t]*(.+)$", re.IGNORECASE | re.MULTILINE
+)
 _PLACEHOLDER = re.compile(r"(?<!\{)\{(\w+)\}")
 _YEAR = re.compile(r"\s*\([^()]*\)$")
 

@@ -24,7 +24,6 @@ from promptailor.prompts.proposals import Proposal
 
 PROPOSALS = "proposals.yaml"
 CATALOGUE = "catalogue.yaml"
-RANKING = "ranking.json"
 
 CRITIC, PARAPHRASE = "critic", "paraphrase"
 """`source`: a critic that sees rankings, or rewrites of the sentences there are; anything else is a file."""

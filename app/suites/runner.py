@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from promptailor.app.run_folder import CONFIG, POLICY
 from promptailor.app.sentences.admit import admit_sentences
 from promptailor.app.sentences.folder import CATALOGUE
 from promptailor.app.sentences.propose import propose_sentences
+from promptailor.app.sentences.rank import rank_sentences
 from promptailor.app.settings import Settings
 from promptailor.app.suites.ledger import Entry, Ledger, RowCost, read_ledger, write_entry
 from promptailor.app.suites.plan import (
@@ -45,7 +47,7 @@ from promptailor.app.wiring import Workspace
 from promptailor.evals.page import DatasetSize
 from promptailor.evals.report import EvalReport
 from promptailor.policies.checkpoint import MANIFEST
-from promptailor.prompts.errors import BudgetExceededError, InputError, PromptailorError, RunInterruptedError
+from promptailor.prompts.errors import BudgetExceededError, InputError, PromptailorError, RunInterruptedError, SpecError
 
 LIBRARY = "library"
 """Folder of the answers that a data set's runs share."""
@@ -264,6 +266,9 @@ class _Runner:
             proposed = propose_sentences(extending.propose, out, resume=True, budget=budget, library=library)
             if proposed.stopped != "finished":
                 raise BudgetExceededError(self.budget.stopped or f"the budget was spent while making {extending.id}")
+            if proposed.proposals:
+                with suppress(SpecError):  # a model that shows no gradients has its proposals tried as they came
+                    rank_sentences(out, budget=budget)
             summary = admit_sentences(out, extending.admit, budget=budget, library=library)
             if summary.extension.stopped != "finished":
                 raise BudgetExceededError(self.budget.stopped or f"the budget was spent while making {extending.id}")

@@ -47,8 +47,7 @@ class EngineWhiteBox:
                 if word.isalpha() and len(word) >= _SHORTEST_WORD and word.casefold() not in no_words
             }
         kept = self._stable({token: word for token, word in words.items() if word and len(word.split()) == 1})
-        embeddings = self.engine.embed(list(kept)).detach().double().cpu().numpy()
-        return TriggerVocabulary(words=tuple(kept.values()), tokens=tuple(kept), embeddings=embeddings)
+        return TriggerVocabulary(words=tuple(kept.values()), tokens=tuple(kept), embeddings=self.embeddings(list(kept)))
 
     def encode(
         self, messages: Sequence[Message], *, labels: Sequence[str], relevant: int, triggers: Sequence[str]
@@ -67,6 +66,10 @@ class EngineWhiteBox:
             labels=tuple(labels),
             relevant=relevant,
         )
+
+    def embeddings(self, tokens: Sequence[int]) -> Floats:
+        """Look tokens up in the model's input embeddings."""
+        return self.engine.embed(list(tokens)).detach().double().cpu().numpy()
 
     def label_log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> list[Floats]:
         """Score prompts as serving by `first_token` does, up to the rounding of a batch."""

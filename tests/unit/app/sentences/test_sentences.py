@@ -12,6 +12,7 @@ import yaml
 
 from promptailor.app import wiring
 from promptailor.app.backends import planted
+from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.store import STORE_FILE, ResponseStore
 from promptailor.app.job import TrainConfig
 from promptailor.app.run_folder import POLICY
@@ -42,7 +43,7 @@ HOSTILE = [
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch, world: PlantedWorld) -> None:
     """Few users, and in place of LightGCN's vectors one direction per segment; learning has tests of its own."""
-    segments = [world.segment(item.title) for item in world.items]
+    segments = [world.segment(item.title) or 0 for item in world.items]
     vectors = np.eye(N_SEGMENTS)[segments]
     tensors = {"vectors": vectors, "weights": np.ones(len(vectors)), "user_mean": np.zeros(N_SEGMENTS)}
     embeddings = ItemEmbeddings([item.item_id for item in world.items], {**tensors, "user_scale": np.ones(1)})
@@ -91,11 +92,14 @@ def test_nobody_who_validates_or_tests_has_a_part_in_the_feedback(
 ) -> None:
     asked: list[str] = []
     answer = planted.PlantedChat.answer
-    monkeypatch.setattr(
-        planted.PlantedChat, "answer", lambda self, system, user: asked.append(user) or answer(self, system, user)
-    )
+
+    def noted(self: planted.PlantedChat, system: str, user: str) -> str:
+        asked.append(user)
+        return answer(self, system, user)
+
+    monkeypatch.setattr(planted.PlantedChat, "answer", noted)
     propose(tmp_path, proposals=50)
-    workspace = config().workspace(ResponseStore(), wiring.Budget())
+    workspace = config().workspace(ResponseStore(), Budget())
     dataset, split = workspace.dataset, workspace.split
     critiques = [text for text in asked if "<outcomes>" in text]
     shown = {line.rpartition("history ended with: ")[2] for text in critiques for line in text.splitlines()}
