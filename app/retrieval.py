@@ -49,7 +49,7 @@ class CatalogueRetriever:
 
     def warm(self) -> CatalogueRetriever:
         """Read the data set and fit the baselines now, so that the first visitor does not wait for it."""
-        self.retrieve(Query(history=self._catalogue[:1], text="warm", n=1))
+        self.retrieve(Query(history=self._catalogue[:1], text="warm", without=("warm",), n=1))
         return self
 
     @cached_property
@@ -106,6 +106,8 @@ class CatalogueRetriever:
         allowed = np.ones(len(self._catalogue), dtype=np.bool_)
         allowed[[self._rows[item_id] for item_id in known if item_id in self._rows]] = False
         allowed &= ~self._has_any(query.avoided)
+        for word in query.without:
+            allowed[self._rows_of_word.get(word, [])] = False
         fits = np.ones(len(self._catalogue), dtype=np.bool_)
         if query.wanted:
             fits &= self._has_any(query.wanted)
@@ -229,6 +231,14 @@ class CatalogueRetriever:
         for row, item in enumerate(self._catalogue):
             for kind in set(item.categories):
                 rows.setdefault(kind, []).append(row)
+        return rows
+
+    @cached_property
+    def _rows_of_word(self) -> Mapping[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, item in enumerate(self._catalogue):
+            for word in set(words_of(fold(item.title))):
+                rows.setdefault(word, []).append(row)
         return rows
 
     @cached_property

@@ -108,6 +108,7 @@ class ChatReader:
             missing_place=by_rules.missing_place,
             unknown=by_rules.unknown,
             text=by_rules.text,
+            without=by_rules.without,
             source=completion.model,
             cut=by_rules.cut,
         )

@@ -71,6 +71,7 @@ class ChatNodes:
                 years=wishes.years,
                 excluded=frozenset((*wishes.disliked, *wishes.seen, *wishes.shown)),
                 text=wishes.text,
+                without=wishes.without,
                 n=self.n_candidates,
             )
         )
@@ -209,6 +210,7 @@ def updated(wishes: Wishes, read: Understood) -> Wishes:
         years=years,
         anchors=anchors,
         text=text,
+        without=_latest((*wishes.without, *read.without)),
         liked=_latest((*wishes.liked, *read.liked)),
         disliked=_latest(i for i in (*wishes.disliked, *read.disliked) if i not in read.liked),
         seen=_latest((*wishes.seen, *read.seen, *read.liked)),

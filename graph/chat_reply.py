@@ -110,8 +110,8 @@ class ChatReplies:
             parts.append(self._fill(text, first=first, last=last))
         if wishes.lessened:
             parts.append(self._fill(replies.lessened, kinds=", ".join(wishes.lessened)))
-        if wishes.avoided:
-            parts.append(self._fill(replies.avoided, kinds=", ".join(wishes.avoided)))
+        if unwanted := (*wishes.avoided, *map(clean_title, wishes.without)):
+            parts.append(self._fill(replies.avoided, kinds=", ".join(unwanted)))
         return self._fill(replies.wishes, list=", ".join(parts)) if parts else ""
 
     def why(self, ranking: RankOutput | None, place: int | None) -> str:

@@ -63,6 +63,7 @@ class _Found:
     kinds: dict[Cue, list[str]] = field(default_factory=dict)
     items: dict[Cue, list[str]] = field(default_factory=dict)
     rest: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
     place: int | None = None
     """A place that no cue stands before."""
     missing_place: bool = False
@@ -106,6 +107,7 @@ class ChatRules:
             missing_place=found.missing_place,
             unknown=() if found.items else self._unknown(text, said),
             text=" ".join(word for word in found.rest if not self._is_filler(word)),
+            without=tuple(dict.fromkeys(word for word in found.without if not self._is_filler(word))),
             cut=len(message) > MAX_MESSAGE_LENGTH,
         )
         act = self._act(said, found, understood, shown)
@@ -184,7 +186,7 @@ class ChatRules:
                 found.kinds.setdefault(cue or "want", []).extend(kinds)
                 step = n_kinds
             else:
-                found.rest.append(said[at].word)
+                (found.without if cue in ("avoid", "disliked") else found.rest).append(said[at].word)
                 step = 1
             at += step
         return found
@@ -218,7 +220,12 @@ class ChatRules:
             return True
         phrase = tuple(token.word for token in said[mention.start : mention.stop])
         capital = text[first.start].isupper() and (not first.opens or (cue in _TITLE_CUES and not first.anew))
-        common = phrase in self._kinds or phrase in self._cues or phrase in self.words.place_phrases
+        common = (
+            all((word,) in self._fillers for word in phrase)
+            or phrase in self._kinds
+            or phrase in self._cues
+            or phrase in self.words.place_phrases
+        )
         if common or phrase in self.words.act_phrases:
             return capital and cue in _TITLE_CUES
         if len(phrase) > 1 or len(said) == 1:

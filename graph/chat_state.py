@@ -37,7 +37,9 @@ class Understood(Model):
     unknown: tuple[str, ...] = ()
     """What stood where a title was expected, and is none."""
     text: str = ""
-    """What else it says."""
+    """What else it says: words that may stand in titles."""
+    without: tuple[str, ...] = ()
+    """Words that no title shall have."""
     source: str = "rules"
     """Who read it: the rules, or a model's spec."""
     fallback: str | None = None
@@ -49,7 +51,7 @@ class Understood(Model):
     def says_something(self) -> bool:
         """Whether there is anything in it to look for items by."""
         wishes = (self.wanted, self.avoided, self.lessened, self.anchors, self.liked, self.disliked, self.seen)
-        return any(wishes) or self.years is not None
+        return any((*wishes, self.without)) or self.years is not None
 
 
 class Wishes(Model):
@@ -61,6 +63,7 @@ class Wishes(Model):
     years: Years | None = None
     anchors: tuple[str, ...] = ()
     text: str = ""
+    without: tuple[str, ...] = ()
     liked: tuple[str, ...] = ()
     disliked: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()

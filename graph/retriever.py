@@ -43,6 +43,8 @@ class Query:
     """Item ids that must not be among the candidates, beside the history's and the anchors'."""
     text: str = ""
     """Words that may stand in a title."""
+    without: tuple[str, ...] = ()
+    """Folded words that no candidate's title may have."""
     n: int = 10
 
 

@@ -37,6 +37,7 @@ queries = st.builds(
     years=st.none() | st.tuples(st.none() | st.integers(1940, 1997), st.none() | st.integers(1940, 1997)),
     excluded=st.frozensets(st.sampled_from(IDS), max_size=5),
     text=st.sampled_from(["", "star", "nothing like it"]),
+    without=st.sampled_from([(), ("the",), ("star", "wars"), ("nowhere",)]),
     n=st.integers(1, 30),
 )
 
@@ -50,6 +51,7 @@ def test_every_wish_is_kept_or_said_to_be_broken(query: Query) -> None:
     known = {item.item_id for item in (*query.history, *query.anchors)} | query.excluded
     assert not known & set(ids)
     assert not any(set(query.avoided) & set(facts.item.categories) for facts in found)
+    assert not any(set(query.without) & set(words_of(fold(facts.item.title))) for facts in found)
     assert [facts.fits for facts in found] == sorted((facts.fits for facts in found), reverse=True)
     for facts in found:
         within = query.years is None or (facts.year is not None and is_within(facts.year, query.years))

@@ -39,6 +39,7 @@ FIRST = {
     "no horror, war or crime please, but a western": {
         "act": "recommend", "avoided": {"Horror", "War", "Crime"}, "wanted": {"Western"},
     },
+    "no Godfathers and no aliens": {"act": "recommend", "avoided": {"Sci-Fi"}, "without": ("godfathers",)},
     "anything but westerns": {"act": "recommend", "avoided": {"Western"}},
     "I don't like horror but I love comedies": {"act": "recommend", "avoided": {"Horror"}, "wanted": {"Comedy"}},
     "nothing violent": {"act": "recommend", "avoided": VIOLENT},
