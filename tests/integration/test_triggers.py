@@ -88,10 +88,11 @@ def engine() -> Engine:
         )
     )
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.3, eos_token_id=tokenizer.eos_token_id, **sizes)
     engine = Engine(LlamaForCausalLM(config), tokenizer)
-    engine.model.forward = PlantedLm(engine)  # type: ignore[assignment,method-assign]  # a module calls what is there
+    engine.model.forward = PlantedLm(engine)  # a module calls what is there
     return engine
 
 
