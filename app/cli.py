@@ -566,7 +566,7 @@ def data_list(json_output: JsonOption = False) -> None:
         _print(listings, as_json=True)
         return
     for listing in listings:
-        typer.echo(f"{'here   ' if listing.present else 'missing'}  {listing.name:<10}{listing.detail}")
+        typer.echo(f"{'here   ' if listing.present else 'missing'}  {listing.name:<14}{listing.detail}")
 
 
 @data_app.command("get")

@@ -12,8 +12,10 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -194,7 +196,20 @@ def _float(cell: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        return float("nan")
+        return _seconds(cell)
+
+
+def _seconds(cell: str) -> float:
+    """Return a written time in seconds since 1970: ISO 8601, or as Goodreads writes it; NaN for other text."""
+    readers: tuple[Callable[[str], datetime], ...] = (
+        datetime.fromisoformat,
+        lambda text: datetime.strptime(text, "%a %b %d %H:%M:%S %z %Y"),
+    )
+    for read in readers:
+        with suppress(ValueError):
+            time = read(cell)
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    return float("nan")
 
 
 def _drop_repeats(log: _Log) -> _Log:

@@ -1,9 +1,11 @@
-"""Tables on disk: RecBole atomic files, CSV, MovieLens `.dat` and Parquet, read as columns of text."""
+"""Tables on disk: RecBole atomic files, CSV, MovieLens `.dat`, JSON lines and Parquet, read as columns of text."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import gzip
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,9 +15,11 @@ from pydantic import BeforeValidator, Field, field_validator
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import DataError, MissingExtraError
 
-TableFormat = Literal["atomic", "csv", "dat", "parquet"]
+TableFormat = Literal["atomic", "csv", "dat", "jsonl", "parquet"]
 """`atomic`: tab-separated, a header of `name:type`, no quoting (RecBole). `csv`: quoted, with a header. `dat`: any
-separator, no quoting, no header (MovieLens). `parquet`: typed columns."""
+separator, no quoting, no header (MovieLens). `jsonl`: one object per line, perhaps compressed (`.gz`); a list's entries
+are joined by `LIST_SEPARATOR`. `parquet`: typed columns."""
+LIST_SEPARATOR = "|"
 
 SEPARATORS: dict[TableFormat, str] = {"atomic": "\t", "csv": ",", "dat": "::"}
 
@@ -57,6 +61,8 @@ def read_columns(path: Path, table: TableSpec, columns: Sequence[ColumnNames]) -
     """
     if table.format == "parquet":
         return _read_parquet(path, columns)
+    if table.format == "jsonl":
+        return _read_jsonl(path, table.encoding, columns)
     try:
         with path.open(encoding=table.encoding, newline="" if table.format == "csv" else "\n") as lines:
             rows = _rows(lines, table)
@@ -77,6 +83,38 @@ def read_columns(path: Path, table: TableSpec, columns: Sequence[ColumnNames]) -
         raise DataError(f"{path}: not a CSV file ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_jsonl(path: Path, encoding: str, columns: Sequence[ColumnNames]) -> list[list[str]]:
+    """Read JSON lines; a field that a row lacks is empty there, and one that every row lacks is an error."""
+    picked: list[list[str]] = [[] for _ in columns]
+    found = [False] * len(columns)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}, line {number}: holds {type(row).__name__}; expected an object per line")
+                for place, names in enumerate(columns):
+                    name = next((name for name in names if name in row), None)
+                    found[place] |= name is not None
+                    picked[place].append(_cell(row.get(name), f"{path}, line {number}: {name!r}"))
+    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON lines ({str(error).splitlines()[0]})") from None
+    for names, known in zip(columns, found, strict=True):
+        if not known:
+            raise DataError(f"{path}: no field {' or '.join(map(repr, names))} in any line")
+    return picked
+
+
+def _cell(value: object, where: str) -> str:
+    if isinstance(value, list):
+        return LIST_SEPARATOR.join(str(entry) for entry in value)
+    if isinstance(value, dict):
+        raise DataError(f"{where} holds an object; expected text, a number or a list")
+    return "" if value is None else str(value)
 
 
 def _rows(lines: Iterable[str], table: TableSpec) -> Iterator[list[str]]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -242,7 +244,10 @@ def test_bad_tables_are_named(tmp_path: Path, item_table: dict[str, Any], messag
 
 
 def test_an_unknown_name_lists_what_exists() -> None:
-    with pytest.raises(DataError, match=r"'netflix' is unknown; known: beauty, games, lastfm, lastfm-all, ml-100k"):
+    with pytest.raises(
+        DataError,
+        match=r"'netflix' is unknown; known: amazon-movies, beauty, games, goodreads, lastfm, lastfm-all, ml-100k",
+    ):
         load_spec("netflix")
 
 
@@ -266,7 +271,10 @@ def test_a_spec_may_give_only_what_differs_from_a_known_one(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("base", "message"),
-    [("netflix", "extends: 'netflix' is unknown; known: beauty"), ("ml-100k-all", "ml-100k-all extends another")],
+    [
+        ("netflix", "extends: 'netflix' is unknown; known: amazon-movies"),
+        ("ml-100k-all", "ml-100k-all extends another"),
+    ],
 )
 def test_a_spec_extends_a_whole_known_one(tmp_path: Path, base: str, message: str) -> None:
     (tmp_path / "own.yaml").write_text(f"{{extends: {base}, name: own}}", "utf-8")
@@ -274,9 +282,75 @@ def test_a_spec_extends_a_whole_known_one(tmp_path: Path, base: str, message: st
         load_spec(str(tmp_path / "own.yaml"))
 
 
+AGPS = ("amazon-movies", "goodreads", "yelp")
+"""The data sets of AGP's paper."""
+AS_PUBLISHED: dict[str, dict[str, list[dict[str, object]]]] = {
+    "amazon-movies": {
+        "Movies_and_TV_5.json.gz": [
+            {"reviewerID": "u", "asin": item, "unixReviewTime": time, "overall": 5.0}
+            for item, time in (("b", 9), ("a", 3))
+        ],
+        "meta_Movies_and_TV.json.gz": [
+            {"asin": item, "title": f"{item} &amp; co", "category": ["TV", "Drama"]} for item in "ab"
+        ],
+    },
+    "yelp": {
+        "yelp_academic_dataset_review.json": [
+            {"user_id": "u", "business_id": "b", "stars": 4.0, "date": "2018-07-07 22:09:11"},
+            {"user_id": "u", "business_id": "a", "stars": 4.0, "date": "2012-01-03 15:28:18"},
+        ],
+        "yelp_academic_dataset_business.json": [
+            {"business_id": "a", "name": "a & co", "categories": "TV, Drama"},
+            {"business_id": "b", "name": "b & co", "categories": None},
+        ],
+    },
+    "goodreads": {
+        "goodreads_interactions_poetry.json.gz": [
+            {"user_id": "u", "book_id": "b", "rating": 0, "date_added": "Mon Aug 01 13:41:57 -0700 2011"},
+            {"user_id": "u", "book_id": "a", "rating": 5, "date_added": "Tue Nov 17 11:37:35 -0800 2009"},
+        ],
+        "goodreads_books_poetry.json.gz": [
+            {"book_id": item, "title": f"{item} & co", "publication_year": "2001"} for item in "ab"
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("name", AGPS)
+def test_agps_data_sets_are_read_as_they_are_published(tmp_path: Path, name: str) -> None:
+    spec = load_spec(name).model_copy(update={"k_core": 0})
+    folder = tmp_path / spec.folder
+    folder.mkdir()
+    for file, rows in AS_PUBLISHED[name].items():
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (folder / file).write_bytes(gzip.compress(text.encode()) if file.endswith(".gz") else text.encode())
+    dataset = load_dataset(spec, tmp_path)
+    assert dataset.sequences == {"u": ("a", "b")}, "the earlier one first"
+    assert dataset.items["a"].title == "a & co"
+    assert dataset.items["a"].categories == (() if name == "goodreads" else ("TV", "Drama"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]\n", "line 1: holds list"),
+        ("{broken\n", "cannot be read as JSON lines"),
+        ('{"user_id": "u"}\n', "no field 'business_id' in any line"),
+        ('{"user_id": {"a": 1}, "business_id": "b", "date": "1", "stars": 1}\n', "'user_id' holds an object"),
+    ],
+)
+def test_damaged_json_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
+    folder = tmp_path / "yelp"
+    folder.mkdir()
+    (folder / "yelp_academic_dataset_review.json").write_text(text, "utf-8")
+    (folder / "yelp_academic_dataset_business.json").write_text('{"business_id": "b", "name": "B"}\n', "utf-8")
+    with pytest.raises(DataError, match=message):
+        load_dataset(load_spec("yelp"), tmp_path)
+
+
 def test_every_shipped_spec_loads_under_any_case() -> None:
     whole = ("lastfm-all", "ml-100k-all")
-    assert known_datasets() == tuple(sorted(("beauty", "games", "lastfm", "ml-100k", "ml-1m", *whole)))
+    assert known_datasets() == tuple(sorted(("beauty", "games", "lastfm", "ml-100k", "ml-1m", *AGPS, *whole)))
     for name in known_datasets():
         spec = load_spec(name.upper())
         assert spec.name == name

@@ -191,8 +191,8 @@ def test_clean_text_is_bounded_and_stays_clean(text: str) -> None:
 
 def test_domain_words_are_filled_in() -> None:
     assert "These are the artists I have played" in manual(request("ann", domain="music")).user
-    with pytest.raises(CatalogueError, match="'books' is unknown"):
-        manual(request("ann", domain="books"))
+    with pytest.raises(CatalogueError, match="'wines' is unknown"):
+        manual(request("ann", domain="wines"))
 
 
 def test_labels_number_the_shown_candidates() -> None:

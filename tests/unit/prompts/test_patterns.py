@@ -100,8 +100,8 @@ def test_the_digest_depends_on_the_content_alone(own_file: Path) -> None:
 
 
 def test_an_unknown_domain_lists_the_known_ones() -> None:
-    with pytest.raises(CatalogueError, match=r"'books' is unknown; known: .*movies"):
-        CATALOGUE.words("books")
+    with pytest.raises(CatalogueError, match=r"'wines' is unknown; known: .*movies"):
+        CATALOGUE.words("wines")
 
 
 @pytest.mark.parametrize(
