@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Literal
 
@@ -123,8 +124,9 @@ def _texts(guidance: Guidance) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}.{key}", text) for key, text in value.items())
 
 
+@cache
 def load_guidance() -> Guidance:
-    """Load the texts that ship with the package."""
+    """Load the texts that ship with the package, once."""
     text = resources.files("promptailor.prompts.catalogue").joinpath("agp.yaml").read_text("utf-8")
     try:
         return Guidance.model_validate(yaml.safe_load(text))
