@@ -1,18 +1,22 @@
-"""The rank graph as a LangChain tool, for agents that have candidates and want them in a user's order."""
+"""The graphs as LangChain tools: ranking for agents that have candidates, recommending for those that have none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import StructuredTool, ToolException
 from pydantic import BaseModel, Field
 
 from promptailor.graph.build import RankGraph, recursion_limit
+from promptailor.graph.chat import ChatGraph
+from promptailor.graph.chat_state import Visitor
 from promptailor.graph.context import MOST_STEPS, Context
 from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.assemble import clean_title
+from promptailor.prompts.chat import MAX_MESSAGE_LENGTH
 from promptailor.prompts.domain import MAX_TASTE_LENGTH, Item, UserProfile
 from promptailor.prompts.errors import PromptailorError
 
@@ -20,6 +24,12 @@ NAME = "rank_items"
 DESCRIPTION = (
     "Put items in the order in which one user will like them, best first. Give what the user chose before, oldest "
     "first, and the candidates; both as item_id and title."
+)
+
+RECOMMEND_NAME = "recommend_items"
+RECOMMEND_DESCRIPTION = (
+    "Recommend items out of the catalogue: say in plain words what is wanted and what is not (kinds, years, titles to "
+    "resemble), and who it is for. Answers with a list, best first, and a reason for each item."
 )
 
 
@@ -33,6 +43,16 @@ class RankToolInput(BaseModel):
     user_id: str = Field("agent", min_length=1, description="Whose order it is.")
     taste: str | None = Field(None, max_length=MAX_TASTE_LENGTH, description="What the user says of her own taste.")
     domain: str | None = Field(None, description="movies, music, games, beauty or neutral.")
+
+
+class RecommendToolInput(Visitor):
+    """What an agent that has no candidates asks."""
+
+    wish: str = Field(
+        min_length=1,
+        max_length=MAX_MESSAGE_LENGTH,
+        description='What is wanted: "a funny film from the 80s, no crime".',
+    )
 
 
 def rank_tool(
@@ -85,6 +105,58 @@ def rank_tool(
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
+
+
+def recommend_tool(
+    graph: ChatGraph,
+    context: Context | None = None,
+    *,
+    name: str = RECOMMEND_NAME,
+    description: str = RECOMMEND_DESCRIPTION,
+) -> StructuredTool:
+    """Wrap a chat graph for `create_agent(tools=[...])`; every call is a conversation of one turn.
+
+    The tool's message is the reply in words; its artifact is the `RankOutput`, None where nothing was ranked.
+
+    Args:
+        graph: a chat graph, compiled without a checkpointer.
+        context: names the policy and the other settings; the defaults where empty.
+        name: what the agent calls it by.
+        description: what the agent is told of it.
+    """
+    settings = context or Context()
+
+    def recommend(**arguments: Any) -> tuple[str, RankOutput | None]:
+        try:
+            return _recommended(graph.invoke(_turn(arguments), context=settings))
+        except PromptailorError as error:
+            raise ToolException(str(error)) from error
+
+    async def arecommend(**arguments: Any) -> tuple[str, RankOutput | None]:
+        try:
+            return _recommended(await graph.ainvoke(_turn(arguments), context=settings))
+        except PromptailorError as error:
+            raise ToolException(str(error)) from error
+
+    return StructuredTool.from_function(
+        func=recommend,
+        coroutine=arecommend,
+        name=name,
+        description=description,
+        args_schema=RecommendToolInput,
+        response_format="content_and_artifact",
+        handle_tool_error=True,
+    )
+
+
+def _turn(arguments: dict[str, Any]) -> dict[str, Any]:
+    asked = RecommendToolInput.model_validate(arguments)
+    return {"messages": [HumanMessage(asked.wish)], "user_id": asked.user_id, "taste": asked.taste}
+
+
+def _recommended(result: dict[str, Any]) -> tuple[str, RankOutput | None]:
+    ranking = result.get("ranking")
+    return result["messages"][-1].text, RankOutput.model_validate(ranking) if ranking else None
 
 
 def _told(result: dict[str, Any]) -> tuple[str, RankOutput]:

@@ -19,7 +19,7 @@ def test_the_snippets_about_embedding_run_in_order(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMPTAILOR_MODEL", "planted:1")
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / "embedding.md").read_text("utf-8"), re.DOTALL)
-    assert len(snippets) == 7
+    assert len(snippets) == 8
     names: dict[str, object] = {}
     for snippet in snippets:
         exec(snippet, names)

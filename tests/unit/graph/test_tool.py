@@ -12,10 +12,13 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from promptailor.graph.build import build_rank_graph
+from promptailor.graph.chat import build_chat_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankOutput
-from promptailor.graph.tool import rank_tool
+from promptailor.graph.tool import rank_tool, recommend_tool
+from promptailor.prompts.chat import load_chat_words
+from tests.films import film_retriever
 
 ASKED: dict[str, Any] = {
     "history": [{"item_id": "a", "title": "Alien"}],
@@ -43,7 +46,7 @@ class ScriptedAgentModel(BaseChatModel):
         if isinstance(last, ToolMessage):
             answer = AIMessage(f"Here you are:\n{last.content}")
         else:
-            call = {"name": "rank_items", "args": self.arguments, "id": "call-1", "type": "tool_call"}
+            call = {"name": self.bound[0].name, "args": self.arguments, "id": "call-1", "type": "tool_call"}
             answer = AIMessage("", tool_calls=[call])
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
@@ -93,3 +96,23 @@ def test_a_model_sees_typed_arguments(resources: Resources) -> None:
 def test_a_policy_that_is_not_loaded_is_named(resources: Resources) -> None:
     told = run(resources, ASKED, Context(policy="nobody"))[-2]
     assert "policy 'nobody' is not loaded" in str(told.content)
+
+
+def test_an_agent_without_candidates_asks_for_recommendations(resources: Resources) -> None:
+    chat = build_chat_graph(
+        build_rank_graph(resources),
+        retriever=film_retriever(),
+        catalogue=resources.catalogue,
+        words=load_chat_words(),
+    )
+    tool = recommend_tool(chat)
+    agent = create_agent(ScriptedAgentModel(arguments={"wish": "a western, nothing funny"}, bound=[]), tools=[tool])
+    *_, told, answer = agent.invoke({"messages": [HumanMessage("what shall we see?")]})["messages"]
+    assert isinstance(told, ToolMessage)
+    assert [item.title for item in told.artifact.items if "as you asked" in item.reason] == ["Unforgiven", "High Noon"]
+    assert "1. " in str(answer.content)
+    greeting, nothing = tool.func(wish="hello")  # type: ignore[misc]
+    assert greeting.startswith("Hello!")
+    assert nothing is None
+    same = asyncio.run(tool.ainvoke({"wish": "a western, nothing funny"}))
+    assert same == told.content
