@@ -142,4 +142,3 @@ def _predicted(
                 codes[inside] @ shared for codes, shared in zip(design, model.shared, strict=True)
             )
     return at_log, at_target
-

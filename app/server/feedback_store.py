@@ -259,15 +259,18 @@ class FeedbackStore:
         self._engine.dispose()
 
 
+def open_store(settings: Settings) -> FeedbackStore:
+    """Open the configured store: the settings' database, or a file of the home folder."""
+    if settings.database:
+        return FeedbackStore(settings.database.get_secret_value())
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return FeedbackStore(f"sqlite:///{settings.home / 'feedback.sqlite'}")
+
+
 @contextmanager
 def open_feedback(settings: Settings) -> Iterator[FeedbackStore]:
     """Open the configured store for the length of a block."""
-    if settings.database:
-        url = settings.database.get_secret_value()
-    else:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{settings.home / 'feedback.sqlite'}"
-    store = FeedbackStore(url)
+    store = open_store(settings)
     try:
         yield store
     finally:

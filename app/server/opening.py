@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from promptailor.app.backends.connect import connect, content_spec
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.chat import catalogue_retriever
 from promptailor.app.checkpoints import aopen_checkpointer
+from promptailor.app.pseudonym import pseudonym
 from promptailor.app.retrieval import CatalogueRetriever
 from promptailor.app.server.application import ServiceFactory
 from promptailor.app.server.conversation import Chat
-from promptailor.app.server.feedback_store import open_feedback
+from promptailor.app.server.feedback_store import open_store
 from promptailor.app.server.first_policy import NAME, first_policy, trains_itself
 from promptailor.app.server.metrics import Metrics
 from promptailor.app.server.schemas import Start
@@ -86,7 +88,9 @@ def load_service(config: ServerConfig, settings: Settings) -> Loaded:
     named = config.policies or settings.policies
     if named is None and catalogue is not None and trains_itself(model):
         named = f"{NAME}={first_policy(settings, model, catalogue)}"
-    store, budget = ResponseStore(settings.home / "served" / "responses.sqlite"), Budget()
+    _folder(settings).mkdir(parents=True, exist_ok=True)
+    pseudonym("", settings)  # makes the key, while nobody waits
+    store, budget = ResponseStore(_folder(settings) / "responses.sqlite"), Budget()
     resources = serving_resources(
         settings,
         model=model,
@@ -114,42 +118,46 @@ def opened(loaded: Loaded) -> ServiceFactory:
 
     @asynccontextmanager
     async def open_service(metrics: Metrics) -> AsyncIterator[Service]:
-        settings, resources = loaded.settings, loaded.resources
-        graph, dataset = build_rank_graph(resources), loaded.dataset
-        folder = settings.home / "served"
-        folder.mkdir(parents=True, exist_ok=True)
-        async with aopen_checkpointer(_checkpointer_url(settings, folder)) as saver:
+        settings, resources, dataset = loaded.settings, loaded.resources, loaded.dataset
+        graph = build_rank_graph(resources)
+        async with AsyncExitStack() as stack:
+            saver = await stack.enter_async_context(aopen_checkpointer(_checkpointer_url(settings)))
+            feedback = await asyncio.to_thread(open_store, settings)
+            stack.push_async_callback(asyncio.to_thread, feedback.close)
             chat = _chat(loaded, graph, saver)
-            with open_feedback(settings) as feedback:
-                service = Service(
-                    settings=settings,
-                    resources=resources,
-                    graph=graph,
-                    context=loaded.context,
-                    feedback=feedback,
-                    metrics=metrics,
-                    chat=chat,
-                    start=Start(
-                        users=list(example_users(dataset, split_users(dataset).train, n=N_EXAMPLES)) if dataset else [],
-                        domain=resources.domain,
-                        policy=loaded.context.policy,
-                        chat=chat is not None,
-                    ),
-                )
-                await _warm_up(service)
-                yield service
+            users = example_users(dataset, split_users(dataset).train, n=N_EXAMPLES) if dataset else ()
+            start = Start(
+                users=list(users), domain=resources.domain, policy=loaded.context.policy, chat=chat is not None
+            )
+            service = Service(
+                settings=settings,
+                resources=resources,
+                graph=graph,
+                context=loaded.context,
+                feedback=feedback,
+                metrics=metrics,
+                start=start,
+                chat=chat,
+            )
+            await _warm_up(service)
+            yield service
 
     return open_service
 
 
-def _checkpointer_url(settings: Settings, folder: Path) -> str:
+def _checkpointer_url(settings: Settings) -> str:
     """Return where conversations are kept: where the settings say, with the feedback on PostgreSQL, else in a file."""
     if settings.checkpointer:
         return settings.checkpointer.get_secret_value()
     database = settings.database.get_secret_value() if settings.database else ""
     if database.startswith("postgres"):
         return f"postgresql://{database.partition('://')[2]}"
-    return f"sqlite:///{folder / 'conversations.sqlite'}"
+    return f"sqlite:///{_folder(settings) / 'conversations.sqlite'}"
+
+
+def _folder(settings: Settings) -> Path:
+    """Return where the server keeps answers and conversations."""
+    return settings.home / "served"
 
 
 def _chat(loaded: Loaded, graph: RankGraph, saver: BaseCheckpointSaver[str]) -> Chat | None:

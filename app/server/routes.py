@@ -27,14 +27,16 @@ from promptailor.graph.attribution import Attribution
 from promptailor.graph.state import RankOutput
 
 ANSWER_ID = "X-Answer-Id"
-_PAGE = resources.files("promptailor.app.server").joinpath("static")
 _SCRIPTS = ("answer.js", "api.js", "app.js", "dom.js", "memory.js", "prompt.js", "theme.js")
 ASSETS = {
     "app.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     **dict.fromkeys(_SCRIPTS, "text/javascript; charset=utf-8"),
 }
-"""The page's files by name, and nothing else: no path of a request ever reaches the disk."""
+"""The page's files by name, and nothing else."""
+_PAGE = resources.files("promptailor.app.server").joinpath("static")
+_CONTENT = {name: _PAGE.joinpath(name).read_bytes() for name in ("index.html", *ASSETS)}
+"""Read once: no path of a request ever reaches the disk."""
 
 
 def _problem(description: str) -> dict[str, object]:
@@ -160,4 +162,4 @@ async def asset(name: str) -> Response:
 
 
 def _file(name: str, media_type: str) -> Response:
-    return Response(_PAGE.joinpath(name).read_bytes(), media_type=media_type, headers={"Cache-Control": "no-cache"})
+    return Response(_CONTENT[name], media_type=media_type, headers={"Cache-Control": "no-cache"})

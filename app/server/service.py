@@ -28,7 +28,7 @@ from promptailor.prompts.domain import Item
 from promptailor.prompts.errors import InputError
 
 MAX_STEPS = 50
-REMEMBERED = 2_000
+REMEMBERED = 500
 """Recent answers that can be explained; their requests are kept in memory."""
 _SEEDS = 2**31
 

@@ -214,3 +214,12 @@ def test_the_documented_mcp_client_runs(url: str, capsys: pytest.CaptureFixture[
     (snippet,) = re.findall(r"```python mcp\n(.*?)```", page, re.DOTALL)
     exec(snippet.replace("http://127.0.0.1:2024", url), {"request": REQUEST})
     assert "'rank': 1" in capsys.readouterr().out
+
+
+def test_the_page_and_its_api_are_mounted(url: str) -> None:
+    page = httpx.get(f"{url}/", timeout=20)
+    assert "<title>Promptailor</title>" in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert httpx.get(f"{url}/health", timeout=20).json()["model"] == "planted:1"
+    told = httpx.post(f"{url}/api/chat", json={"user_id": "u", "message": "surprise me"}, timeout=60).text
+    assert told.endswith("event: done\ndata: {}\n\n")
