@@ -95,7 +95,7 @@ def assert_plain(text: str) -> None:
 
 
 @given(message=texts)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_message_stands_in_a_fence_when_a_model_reads_it(message: str) -> None:
     call, harmless = READER.call(message, SHOWN, "serve"), READER.call("a comedy", SHOWN, "serve")
     system, user = call.messages
@@ -108,7 +108,7 @@ def test_a_message_stands_in_a_fence_when_a_model_reads_it(message: str) -> None
 
 
 @given(message=texts)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_rules_read_any_message_as_kinds_and_titles_that_exist(message: str) -> None:
     found = RULES.read(message, ("1", "2", "3"))
     assert {*found.wanted, *found.avoided, *found.lessened} <= {*FILMS.kinds}
