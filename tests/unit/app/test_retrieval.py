@@ -43,7 +43,7 @@ queries = st.builds(
 
 
 @given(query=queries)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_wish_is_kept_or_said_to_be_broken(query: Query) -> None:
     found = FILM_RETRIEVER.retrieve(query)
     ids = [facts.item.item_id for facts in found]
