@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from promptailor.app.settings import Settings
@@ -38,8 +39,7 @@ def run_server(
     Raises:
         PromptailorError: a model, policy, data set or database is not there, or the address cannot be listened on.
     """
-    _log()
-    with listen(host, port) as listener:
+    with _logging(), listen(host, port) as listener:
         loaded = load_service(config, Settings())
         gc.collect()
         gc.freeze()  # a collection that looks at everything that was loaded holds up all visitors
@@ -61,12 +61,16 @@ def run_server(
             logging.getLogger(__name__).info("stopped")
 
 
-def _log() -> None:
-    """Log to stderr, without keys."""
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Log to stderr, without keys, for the length of a block."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO)
     handler.addFilter(RedactingFilter())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
     logging.getLogger("promptailor").setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,9 +20,10 @@ from promptailor.app.server.conversation import agreements
 from promptailor.app.server.feedback_store import VotedAnswer, open_feedback
 from promptailor.app.server.guard import Limits, RedactingFilter
 from promptailor.app.server.opening import Loaded
+from promptailor.app.server.serve import ServerConfig, run_server
 from promptailor.app.server.service import Service
 from promptailor.graph.state import RankOutput
-from promptailor.prompts.errors import ModelCallError
+from promptailor.prompts.errors import InputError, ModelCallError
 from tests.unit.app.server.conftest import Site, events
 
 ITEMS = [{"item_id": str(n), "title": f"Title {n}"} for n in range(1, 7)]
@@ -311,3 +314,10 @@ def test_agreement_is_how_near_the_steps_put_an_item_to_its_place() -> None:
     assert agreements([["a", "b", "c"]], ["a", "b", "c"]) == {}
     found = agreements([["a", "b", "c"], ["a", "c", "b"]], ["a", "b", "c"])
     assert found == {"a": 1.0, "b": 0.75, "c": 0.75}
+
+
+def test_an_address_that_is_taken_and_a_policy_that_is_not_there_are_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="name another port, or 0"):
+        run_server(ServerConfig(model="planted:1"), port=taken.getsockname()[1], ready=print)
+    with pytest.raises(InputError, match="no such file; name the folder of a `promptailor train` run"):
+        run_server(ServerConfig(model="planted:1", policies=f"rpp={tmp_path}"), port=0, ready=print)
