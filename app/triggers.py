@@ -40,6 +40,7 @@ def white_box(workspace: Workspace) -> WhiteBox:
         from promptailor.app.backends.local.white_box import EngineWhiteBox  # noqa: PLC0415 - imports torch
 
         if isinstance(workspace.recommender.model, LocalChat):
+            workspace.recommender.model.prepare()
             return EngineWhiteBox(workspace.recommender.model.engine)
     raise SpecError(
         f"--model {workspace.model}: {NAME} reads gradients, which this model does not show; take embedded:NAME or "
@@ -57,7 +58,6 @@ def train_triggers(job: Job, progress: Progress) -> TrainSummary:
     encoder = _Encoder(job)
     state = _read_state(job) or SearchState(words=encoder.tokens(encoder.random[0]))
     budget, places = job.workspace.budget, config.shared + config.personal
-    budget.reserve(Spending(calls=state.prompts))  # what an earlier part of the run has computed
     announce(f"training {NAME}", projected := _project(job, config, places), budget)
     search = TriggerSearch(
         meter=Meter(box=encoder.box, spend=lambda n: budget.reserve(Spending(calls=n))),
@@ -73,6 +73,7 @@ def train_triggers(job: Job, progress: Progress) -> TrainSummary:
     started, before = time.perf_counter(), state.seconds
     personal: dict[str, tuple[int, ...]] = {}
     try:
+        budget.reserve(Spending(calls=state.prompts))  # what an earlier part of the run has computed
         for _ in search.run():
             state.seconds = before + time.perf_counter() - started
             write_text(job.folder.path / STATE_FILE, state.model_dump_json(indent=1) + "\n")
@@ -188,11 +189,13 @@ class _Encoder:
         split, config = self.job.workspace.split, self.job.config
         train, validation = split.train[: config.users], split.validation[: config.validation_users]
         bare = [self._encode(case, ()) for case in self._users(validation, "second_last")]
+        again = self._encoded(train, "last") if self.config.personal else []
+        asked = {case.user_id for case in again} or set(train)  # a candidate source may lack items for one of the two
         return SearchCases(
-            train=self._encoded(train, "second_last"),
+            train=[case for case in self._encoded(train, "second_last") if case.user_id in asked],
             validation=self._encoded(validation, "second_last"),
             bare=[prompt for prompt in bare if prompt is not None],
-            train_again=self._encoded(train, "last") if self.config.personal else (),
+            train_again=again,
             warm=self._encoded(self.warm_users, "second_last"),
         )
 

@@ -64,7 +64,7 @@ class LocalChat(RankingChat):
         """Put a chat model before an engine; `fields` are the chat's own."""
         chat = cls(**fields)
         chat._engine = engine
-        chat._gatherer = Gatherer(chat._answer, chat.max_batch_size, prepare=chat._prepare)
+        chat._gatherer = Gatherer(chat._answer, chat.max_batch_size, prepare=chat.prepare)
         return chat
 
     @property
@@ -124,7 +124,8 @@ class LocalChat(RankingChat):
         call = _Call(prompt, readout, ranked, min(longest, context - len(prompt)) if context else longest)
         return call, self._gatherer.submit(call)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Set the calling thread up for torch; the worker's own call of it is made by the gatherer."""
         if self.threads:
             torch.set_num_threads(self.threads)
 
