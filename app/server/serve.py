@@ -21,6 +21,9 @@ try:
 except ImportError as error:
     raise MissingExtraError(f"serve: ({error.name} is not installed)", "serve") from None
 
+_KEEP_ALIVE_S = 75
+"""Longer than clients and proxies keep an idle connection, so that none is closed while a request is on its way."""
+
 __all__ = ["ServerConfig", "run_server"]
 
 
@@ -51,6 +54,7 @@ def run_server(
                 access_log=False,  # the guard logs requests, without user ids
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 h11_max_incomplete_event_size=32 * 1024,
             ),
             lambda: ready(f"Serving {loaded.resources.recommender.spec} at http://{address_of(host, listener)}"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `serve` is not installed")
 
 from fastapi import FastAPI
+from sqlalchemy import create_engine, text
 
 from promptailor.app.server.application import create_app
 from promptailor.app.server.guard import Limits
@@ -21,6 +24,8 @@ from promptailor.app.server.opening import Loaded, ServerConfig, load_service, o
 from promptailor.app.settings import Settings
 
 T = TypeVar("T")
+POSTGRES = "PROMPTAILOR_TEST_POSTGRES"
+REQUIRE = "PROMPTAILOR_REQUIRE_SERVICES"
 Visit = Callable[[httpx.AsyncClient], Awaitable[T]]
 
 
@@ -76,3 +81,29 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 @pytest.fixture
 def site(loaded: Loaded) -> Site:
     return Site(loaded)
+
+
+def postgres_url() -> str:
+    url = os.environ.get(POSTGRES)
+    if not url and os.environ.get(REQUIRE) == "1":
+        pytest.fail(f"{REQUIRE}=1, but {POSTGRES} names no database")
+    if not url:
+        pytest.skip(f"{POSTGRES} names no database")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'feedback.sqlite'}"
+        return
+    server = postgres_url().replace("postgresql://", "postgresql+psycopg://")
+    name = f"feedback_{os.getpid()}_{tmp_path.name[-12:]}".lower().replace("-", "_")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f'CREATE DATABASE "{name}"'))
+    yield f"{postgres_url().rsplit('/', 1)[0]}/{name}"
+    with engine.connect() as connection:
+        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    engine.dispose()

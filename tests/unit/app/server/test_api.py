@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `serve` is not installed")
 
+from pydantic import SecretStr
+
 from promptailor.app.server.conversation import agreements
 from promptailor.app.server.feedback_store import VotedAnswer, open_feedback
 from promptailor.app.server.guard import Limits, RedactingFilter
 from promptailor.app.server.opening import Loaded
 from promptailor.app.server.serve import ServerConfig, run_server
 from promptailor.app.server.service import Service
+from promptailor.app.settings import Settings
 from promptailor.graph.state import RankOutput
 from promptailor.prompts.errors import InputError, ModelCallError
 from tests.unit.app.server.conftest import Site, events
@@ -124,6 +128,33 @@ def test_a_conversation_streams_every_step_and_goes_on(site: Site) -> None:
         assert fresh["understanding"]["like"] == []
 
     site.visit(visit)
+
+
+def test_answers_and_conversations_live_where_the_settings_say(loaded: Loaded, url: str, tmp_path: Path) -> None:
+    """In one database, which another server on another machine goes on with."""
+    turn = {"user_id": "ann", "message": "surprise me"}
+
+    def server(name: str) -> Site:
+        home = tmp_path / name
+        (home / "served").mkdir(parents=True)
+        settings = Settings(PROMPTAILOR_HOME=home, PROMPTAILOR_DATABASE=url, PROMPTAILOR_PSEUDONYM_KEY="k")
+        if url.startswith("sqlite"):
+            settings = settings.model_copy(update={"checkpointer": SecretStr(f"sqlite:///{tmp_path / 'c.sqlite'}")})
+        return Site(replace(loaded, settings=settings))
+
+    async def begin(client: httpx.AsyncClient) -> dict[str, Any]:
+        return dict(events(await client.post("/api/chat", json=turn)))
+
+    first = server("one").visit(begin)
+    shown = {item["item_id"] for item in first["ranking"]["items"]}
+
+    async def go_on(client: httpx.AsyncClient) -> None:
+        more = {**turn, "message": "something else", "conversation": first["conversation"]["conversation"]}
+        again = dict(events(await client.post("/api/chat", json=more)))
+        assert shown.isdisjoint(item["item_id"] for item in again["ranking"]["items"])
+        assert (await client.delete("/api/users/ann")).json() == {"answers": 2, "conversations": 1}
+
+    server("two").visit(go_on)
 
 
 REFUSED: list[tuple[str, Any, int, str | None]] = [

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -13,42 +10,13 @@ pytest.importorskip("sqlalchemy", reason="the extra `serve` is not installed")
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 
 from promptailor.app.server.feedback_store import FeedbackStore, LoggedChoice, ShownAnswer, Vote
 from promptailor.app.server.tables import Base
 from promptailor.prompts.domain import Item
 from promptailor.prompts.errors import InputError
 from promptailor.prompts.patterns import PromptSpec
-
-POSTGRES = "PROMPTAILOR_TEST_POSTGRES"
-REQUIRE = "PROMPTAILOR_REQUIRE_SERVICES"
-
-
-def postgres_url() -> str:
-    url = os.environ.get(POSTGRES)
-    if not url and os.environ.get(REQUIRE) == "1":
-        pytest.fail(f"{REQUIRE}=1, but {POSTGRES} names no database")
-    if not url:
-        pytest.skip(f"{POSTGRES} names no database")
-    return url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A new database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'feedback.sqlite'}"
-        return
-    server = postgres_url().replace("postgresql://", "postgresql+psycopg://")
-    name = f"feedback_{os.getpid()}_{tmp_path.name[-12:]}".lower().replace("-", "_")
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
-    yield f"{postgres_url().rsplit('/', 1)[0]}/{name}"
-    with engine.connect() as connection:
-        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-    engine.dispose()
 
 
 def answer(answer_id: str, user: str = "user-1", **fields: object) -> ShownAnswer:
