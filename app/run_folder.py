@@ -88,7 +88,7 @@ class TrainingFolder:
             "mean_reward": version.mean_reward,
             "validation": validation,
             "accepted": version.accepted,
-            **version.model_dump(mode="json", include={"mean_rank", "n_failed", "n_unread", "reason"}),
+            **version.model_dump(mode="json", include={"mean_rank", "n_failed", "n_unread", "n_unwritten", "reason"}),
         }
         with (self.path / "training.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -39,7 +39,7 @@ def _ranked(output: RankOutput, seconds: float) -> RankedUser:
         user_id=str(output.user_id),
         ranking=tuple(item.item_id for item in output.items),
         llm_calls=output.llm_calls,
-        invalid=not all(step.parse.valid for step in output.steps),
+        invalid=output.unread_profile or not all(step.parse.valid for step in output.steps),
         rewrites=sum(len(step.refined) + len(step.rejected) for step in output.steps),
         rejected_rewrites=sum(len(step.rejected) for step in output.steps),
         prompt_digests=tuple(step.prompt_digest for step in output.steps),

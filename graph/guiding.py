@@ -256,6 +256,7 @@ def _round(
         mean_rank=sum(user.case.rank for user in batch) / len(batch),
         mean_reward=sum(user.reward for user in batch) / len(batch),
         n_unread=n_unread,
+        n_unwritten=sum(user.case.profile is None for user in batch) if guiding.subject == "profile" else 0,
     )
     if not feedback:
         return version.model_copy(update={"reason": "no_feedback" if n_unread else "no_change"})

@@ -70,6 +70,7 @@ class RankNodes:
             "sentences": {},
             "written": False,
             "profile": None,
+            "unread_profile": False,
             "profile_calls": 0,
             "triggers": "",
             "propensities": {},

@@ -92,7 +92,7 @@ def _summarised(state: RankState, answers: Mapping[str, Completion]) -> Update:
 def _profiled(state: RankState, answer: Completion) -> Update:
     written = parse_profile(answer.text)
     if written is None:
-        return {"profile_calls": answer.calls}
+        return {"profile_calls": answer.calls, "unread_profile": True}
     profile = with_profile(state.request.user_profile, written)
     request = state.request.model_copy(update={"user_profile": profile})
     return {"request": request, "profile": written, "profile_calls": answer.calls}

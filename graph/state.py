@@ -155,6 +155,8 @@ class RankOutput(View):
     of items are not in: they are written once for all requests."""
     profile: str | None = None
     """What a model wrote about the user before the policy chose; None where it wrote nothing that can be read."""
+    unread_profile: bool = False
+    """Whether a profile was asked for and the answer held none; the prompt then did without."""
     fallback: str | None = None
     """Why another policy served than the one asked for."""
 
@@ -214,6 +216,7 @@ class RankState:
     """Whether a one-shot policy wants the answer written out."""
     profile: str | None = None
     """What the profiler wrote about the user."""
+    unread_profile: bool = False
     profile_calls: int = 0
     search_calls: int = 0
     """Calls that the step's prompt was searched with."""

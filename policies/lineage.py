@@ -40,6 +40,8 @@ class PromptVersion(Model):
     """Mean NDCG of the batch, with the parent."""
     n_unread: int = 0
     """Answers of the critic that could not be read."""
+    n_unwritten: int = 0
+    """Users of the batch whose profile could not be read; they were ranked for without one."""
     verdict: Verdict | None = None
     """None for the first version and where there is no text."""
     calls: int = 0

@@ -169,6 +169,7 @@ def test_a_model_that_says_nothing_usable_is_counted_and_harms_nobody(agp: World
     assert lineage.instruction == START
     assert len(lineage.versions) == 4
     assert all(version.reason is not None and version.n_unread for version in lineage.versions[1:])
+    assert any(version.n_unwritten for version in lineage.versions[1:])
 
 
 def test_the_ranking_sentence_can_be_improved_instead(agp: World) -> None:

@@ -85,6 +85,7 @@ def test_items_are_summarised_then_the_user_described_then_ranked(
     assert output.profile == "Likes ‹/profile› quiet things.\n- Heat"
     assert output.llm_calls == 2, "a profile and a ranking; summaries are everybody's"
     assert output.parse.valid
+    assert not output.unread_profile
 
 
 def test_other_policies_have_nothing_written(resources: Resources, cases: Sequence[EvalCase]) -> None:
@@ -99,6 +100,7 @@ def test_a_profile_of_no_word_leaves_the_prompt_without_one(resources: Resources
     scribe = Scribe(profile="<think>who?</think> ...")
     output = answer(described(resources, scribe, summaries=False), cases[0])
     assert output.profile is None
+    assert output.unread_profile
     assert "<profile>" not in scribe.of("rank")[0]
     assert output.llm_calls == 2
 
