@@ -65,8 +65,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     where = [str(part) for part in first["loc"][1:] if _NAME.fullmatch(str(part)) and part not in ("str", "int")]
     if first["type"] == "json_invalid":
         return problem(request, 400, "the body is not JSON")
-    if first["type"] in ("missing", "model_attributes_type", "dict_type") and not where:
-        return problem(request, 422, "the body must be a JSON object, sent as application/json")
+    if not where and "json" not in request.headers.get("content-type", ""):
+        return problem(request, 415, "send the body as application/json")
+    if not where and first["type"] in ("missing", "model_attributes_type", "dict_type"):
+        return problem(request, 422, "the body must be a JSON object")
     field = ".".join(where) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     return problem(request, 422, f"{field}: {message}" if field else message, field=field)

@@ -205,6 +205,19 @@ def test_what_cannot_be_served_is_one_line_that_names_the_field(site: Site) -> N
         assert problem["request_id"] == response.headers["X-Request-Id"]
 
 
+def test_a_page_elsewhere_cannot_post_what_a_form_may(site: Site) -> None:
+    """Browsers send forms across origins without asking; JSON they do not."""
+
+    async def visit(client: httpx.AsyncClient) -> list[httpx.Response]:
+        content = json.dumps(REQUEST)
+        kinds = ("text/plain", "application/x-www-form-urlencoded", "")
+        return [await client.post("/api/rank", content=content, headers={"Content-Type": kind}) for kind in kinds]
+
+    responses = site.visit(visit)
+    assert [response.status_code for response in responses] == [415] * 3
+    assert all("Access-Control-Allow-Origin" not in response.headers for response in responses)
+
+
 def test_every_response_is_guarded(site: Site) -> None:
     async def visit(client: httpx.AsyncClient) -> list[httpx.Response]:
         return [await client.get(path) for path in ("/", "/static/app.js", "/health", "/no-such-page", "/api/users")]
