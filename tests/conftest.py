@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from promptailor.app.backends.budget import Budget
 from promptailor.app.backends.planted import PlantedChat
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
-from promptailor.evals.planted import PlantedWorld, planted_world
+from promptailor.evals.planted import N_SEGMENTS, PlantedWorld, planted_world
 from promptailor.evals.protocol import make_cases, split_users
 from promptailor.evals.types import EvalCase
+from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 
 
@@ -50,6 +52,15 @@ def catalogue() -> Catalogue:
 def world() -> PlantedWorld:
     """The planted world that may be looked at while developing."""
     return planted_world("1")
+
+
+@pytest.fixture
+def segment_embeddings(monkeypatch: pytest.MonkeyPatch, world: PlantedWorld) -> None:
+    """In place of LightGCN's vectors, which take seconds, one direction per segment of world 1."""
+    vectors = np.eye(N_SEGMENTS)[[world.segment(item.title) or 0 for item in world.items]]
+    tensors = {"vectors": vectors, "weights": np.ones(len(vectors)), "user_mean": np.zeros(N_SEGMENTS)}
+    embeddings = ItemEmbeddings([item.item_id for item in world.items], {**tensors, "user_scale": np.ones(1)})
+    monkeypatch.setattr("promptailor.policies.lightgcn.train_item_embeddings", lambda *_, **__: embeddings)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import random
 
 from promptailor.prompts.patterns import Catalogue, SentencePattern
 
-KEPT_OF_NOISE = 0.35
+KEPT_OF_NOISE = 0.2
 """Share of a sentence's words that remain in noise: mostly too few to be recognised."""
 
 

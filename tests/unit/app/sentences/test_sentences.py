@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -20,11 +19,8 @@ from promptailor.app.sentences.admit import AdmitConfig, AdmitSummary, admit_sen
 from promptailor.app.sentences.folder import CATALOGUE, PROPOSALS, SentencesConfig, read_proposals
 from promptailor.app.sentences.propose import ProposeSummary, propose_sentences
 from promptailor.app.training import run_training_job
-from promptailor.evals.planted import N_SEGMENTS, PlantedWorld
 from promptailor.evals.sentences import LINEAGE_FILE, read_extension
-from promptailor.policies import lightgcn
 from promptailor.policies.checkpoint import read_manifest
-from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.prompts.errors import BudgetExceededError, InputError
 from promptailor.prompts.patterns import load_catalogue
 
@@ -41,14 +37,8 @@ HOSTILE = [
 
 
 @pytest.fixture(autouse=True)
-def small_and_quick(monkeypatch: pytest.MonkeyPatch, world: PlantedWorld) -> None:
-    """Few users, and in place of LightGCN's vectors one direction per segment; learning has tests of its own."""
-    segments = [world.segment(item.title) or 0 for item in world.items]
-    vectors = np.eye(N_SEGMENTS)[segments]
-    tensors = {"vectors": vectors, "weights": np.ones(len(vectors)), "user_mean": np.zeros(N_SEGMENTS)}
-    embeddings = ItemEmbeddings([item.item_id for item in world.items], {**tensors, "user_scale": np.ones(1)})
+def few_users(monkeypatch: pytest.MonkeyPatch, segment_embeddings: None) -> None:
     monkeypatch.setattr(wiring, "PLANTED_USERS", 80)
-    monkeypatch.setattr(lightgcn, "train_item_embeddings", lambda *_, **__: embeddings)
 
 
 def config(**changes: Any) -> SentencesConfig:

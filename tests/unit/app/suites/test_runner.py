@@ -23,12 +23,23 @@ from promptailor.app.suites.suite import Suite
 from promptailor.app.training import run_training_job
 from promptailor.evals import render, statistics
 from promptailor.evals.report import read_report
+from promptailor.evals.sentences import LINEAGE_FILE, read_extension
 from promptailor.prompts.errors import InputError, ModelCallError, RunInterruptedError
 
 MANUAL = {"label": "Manual prompts", "method": "manual"}
 POPULARITY = {"label": "Pop", "method": "popularity"}
 ENUMERATION = {"label": "Enumeration", "method": "enumeration", "train": {}}
 FUSED = {"label": "Fused", "method": "enumeration@fused?fusion=rrf&n_steps=2", "train": {}}
+EXTENDED = {
+    "label": "Bandit, extended",
+    "method": "bandit@extended",
+    "train": {},
+    "sentences": {
+        "prompt": "Enumeration",
+        "propose": {"source": "paraphrase", "proposals": 1, "patterns": ["role_playing"]},
+        "admit": {"held_out": 8, "alpha": 1.0},
+    },
+}
 EXHIBIT = {"id": "table-2", "title": "Overall", "rows": ["Enumeration", "Pop"]}
 
 
@@ -222,3 +233,24 @@ def test_points_of_a_sweep_become_points_of_a_curve(tmp_path: Path) -> None:
         ["main/4/seed-0", "main/4/seed-1"],
         ["main/8/seed-0", "main/8/seed-1"],
     ]
+
+
+def test_a_row_on_an_extended_catalogue_is_evaluated_beside_those_on_the_one_there_was(
+    tmp_path: Path, made: list[str], segment_embeddings: None
+) -> None:
+    exhibit = {"id": "sentences", "title": "Sentences", "kind": "admissions", "rows": ["Bandit, extended"]}
+    tried = run(tmp_path, group(ENUMERATION, MANUAL, EXTENDED, exhibits=[exhibit]))
+    first = run_suite(tried)
+    assert (first.trained, first.evaluated, first.missing) == (2, 1, ())
+    (folder,) = (tmp_path / "planted" / "sentences").iterdir()
+    extension = read_extension(folder / LINEAGE_FILE)
+    assert [admission.proposal.source for admission in extension.tried] == ["planted:1"]
+    report = read_report(tmp_path / "planted" / "main" / "seed-0")
+    assert set(report.methods) == {"enumeration", "manual", "bandit@extended"}
+    assert report.environment.catalogue_digest == extension.digest
+    suite = tried.suite
+    shown = make_exhibit(suite, suite.groups[0], suite.groups[0].exhibits[0], tmp_path, read_ledgers(suite, tmp_path))
+    assert shown.rows[0].runs["planted"][0].extension == folder
+    n_made = len(made)
+    assert run_suite(tried).kept == 3
+    assert len(made) == n_made
