@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from promptailor.app.backends.port import ModelPort
 from promptailor.evals.types import EvalCase
@@ -22,7 +23,12 @@ from promptailor.prompts.patterns import PATTERNS, Catalogue
 def resources(catalogue: Catalogue, planted_port: ModelPort, cases: tuple[EvalCase, ...]) -> Resources:
     items = {item.item_id: item for case in cases for item in (*case.request.history, *case.request.candidates)}
     vectors = np.random.default_rng(0).standard_normal((len(items), 8)).astype(np.float32)
-    tensors = {"vectors": vectors, "weights": np.ones(len(items)), "user_mean": np.zeros(8), "user_scale": np.ones(1)}
+    tensors: dict[str, NDArray[np.float32]] = {
+        "vectors": vectors,
+        "weights": np.ones(len(items), np.float32),
+        "user_mean": np.zeros(8, np.float32),
+        "user_scale": np.ones(1, np.float32),
+    }
     embeddings = ItemEmbeddings(tuple(items), tensors)
     bandit = FactoredBandit(PromptSpace(catalogue), embeddings)
     return Resources(
