@@ -13,7 +13,7 @@ from typing import Literal
 from langchain_core.tools import StructuredTool
 from langgraph.types import Overwrite
 
-from promptailor.graph.agents import to_choice
+from promptailor.graph.agents import AgentNode, episode_inputs
 from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
 from promptailor.graph.inline import Update
@@ -350,55 +350,6 @@ class RankNodes:
             length_before=state.trace[-1].spec.history_length if state.trace else initial,
             available=len(state.request.history),
         )
-
-
-@dataclass(frozen=True)
-class AgentNode:
-    """The tool node of one pattern's agent."""
-
-    pattern: PatternName
-    tools: dict[str, StructuredTool]
-    """The agent's tool of each loaded stepwise policy that personalises the pattern, by policy name."""
-
-    def __call__(self, state: RankState, context: Context) -> Update:
-        """Execute the tool's function; `tool.invoke` would spend 0.2 ms a call on validating our own floats."""
-        if state.policy not in self.tools:
-            return {}
-        assert state.observation is not None, "`observe` runs before the agents"
-        run = self.tools[state.policy].func
-        assert run is not None, "agent tools are synchronous"
-        output = run(
-            observation=state.observation.vector,
-            user_id=state.request.user_id,
-            step=len(state.trace),
-            seed=context.seed,
-            explore=context.explore,
-        )
-        return {"choices": {self.pattern: to_choice(output)}}
-
-
-def episode_inputs(request: RankRequest, trace: Sequence[StepRecord], initial_length: int) -> StateInputs:
-    """Return what s_t is computed from, t being the number of steps done."""
-    profile = request.user_profile.known if request.user_profile else ()
-    if not trace:
-        return StateInputs(
-            history=request.history,
-            step=0,
-            history_length=initial_length,
-            profile=profile,
-            user_id=request.user_id,
-        )
-    last = trace[-1]
-    return StateInputs(
-        history=request.history,
-        profile=profile,
-        user_id=request.user_id,
-        step=len(trace),
-        history_length=last.spec.history_length,
-        sentences=tuple(last.prompt.sentences.values()),
-        prompt=f"{last.prompt.system}\n{last.prompt.user}",
-        ranking=last.ranking,
-    )
 
 
 def _decided(decision: Decision, search_calls: int = 0) -> Update:

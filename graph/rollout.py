@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+from promptailor.graph.agents import episode_inputs
 from promptailor.graph.build import RankGraph, recursion_limit
 from promptailor.graph.context import Context
-from promptailor.graph.nodes import episode_inputs
 from promptailor.graph.state import RankInput, StepRecord, TrainInput, TrainOutput
 from promptailor.graph.tracing import named_config
 from promptailor.policies.base import Trial
