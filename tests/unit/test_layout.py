@@ -16,7 +16,7 @@ FOLDERS = ("app", "evals", "graph", "policies", "prompts")
 HEAVY = {"torch", "transformers", "sentence_transformers", "peft", "vllm"}
 """Take seconds to import; `promptailor --help` and an app that embeds the graph must not wait for them."""
 LIGHT = ("app/*.py", "evals/*.py", "graph/*.py", "prompts/*.py")
-ENTRY_POINTS = ("app/cli.py", "app/wiring.py", "graph/*.py", "prompts/*.py")
+ENTRY_POINTS = ("app/cli/*.py", "app/wiring.py", "graph/*.py", "prompts/*.py")
 """What users import first; here whatever they import in turn has to be light as well."""
 
 
