@@ -16,7 +16,7 @@ from promptailor.app.settings import Settings
 from promptailor.app.wiring import PLANTED, Workspace
 from promptailor.evals.datasets import load_spec
 from promptailor.graph.build import RankGraph
-from promptailor.graph.chat import N_CANDIDATES, ChatGraph, build_chat_graph
+from promptailor.graph.chat.build import N_CANDIDATES, ChatGraph, build_chat_graph
 from promptailor.prompts.chat import load_chat_words
 from promptailor.prompts.patterns import Catalogue, load_catalogue
 

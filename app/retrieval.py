@@ -19,7 +19,7 @@ from promptailor.evals.baselines.base import ItemScorer
 from promptailor.evals.baselines.bm25 import BM25
 from promptailor.evals.baselines.itemknn import ItemKNN
 from promptailor.evals.datasets import Dataset
-from promptailor.graph.retriever import Facts, Query, TitleMention, is_within
+from promptailor.graph.chat.retriever import Facts, Query, TitleMention, is_within
 from promptailor.prompts.domain import Item, RankRequest
 from promptailor.prompts.errors import MissingExtraError
 from promptailor.prompts.titles import TitleIndex, fold, words_of

@@ -11,8 +11,8 @@ from langchain_core.tools import StructuredTool, ToolException
 from pydantic import BaseModel, Field
 
 from promptailor.graph.build import RankGraph, recursion_limit
-from promptailor.graph.chat import ChatGraph
-from promptailor.graph.chat_state import Visitor
+from promptailor.graph.chat.build import ChatGraph
+from promptailor.graph.chat.state import Visitor
 from promptailor.graph.context import MOST_STEPS, Context
 from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.assemble import clean_title

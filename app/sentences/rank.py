@@ -138,14 +138,14 @@ class _Look:
         losses, gradients = self.box.gradients(prompts)
         gains = _ndcgs(self.box.label_log_probs(prompts), prompts)
         progress(len(prompts))
-        present = self.box.embeddings([prompts[0].tokens[at] for at in prompts[0].positions])
+        present = self.box.embed([prompts[0].tokens[at] for at in prompts[0].positions])
         words = self.workspace.catalogue.words(self.workspace.dataset.domain)
         seen = []
         for sentence in (*self.others(pattern), *proposed):
             shown = {pattern: sentence.text.format_map(words)}
             changed = [self._encode(case, self.frame, shown) for case in self.cases]
             start, stop = span_beside(changed[0].tokens, bare[0].tokens)
-            new = self.box.embeddings(changed[0].tokens[start:stop])
+            new = self.box.embed(changed[0].tokens[start:stop])
             scores = self.box.label_log_probs(changed)
             after = np.array([-of[prompt.relevant] for of, prompt in zip(scores, changed, strict=True)])
             seen.append(

@@ -13,11 +13,11 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BaseModel, Field
 
 from promptailor.app.retrieval import CatalogueRetriever
-from promptailor.graph.chat import ChatGraph
-from promptailor.graph.chat_state import Understood, Wishes
+from promptailor.graph.chat.build import ChatGraph
+from promptailor.graph.chat.retriever import Facts
+from promptailor.graph.chat.state import Understood, Wishes
 from promptailor.graph.context import Context
 from promptailor.graph.explain import explain_steps
-from promptailor.graph.retriever import Facts
 from promptailor.graph.state import RankInput, RankOutput, StepRecord, StepView
 from promptailor.prompts.domain import Item, RankRequest
 from promptailor.prompts.patterns import Catalogue

@@ -32,7 +32,7 @@ from promptailor.app.wiring import PLANTED, Workspace
 from promptailor.evals.datasets import Dataset, known_datasets
 from promptailor.evals.protocol import split_users
 from promptailor.graph.build import RankGraph, build_rank_graph
-from promptailor.graph.chat import build_chat_graph
+from promptailor.graph.chat.build import build_chat_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput

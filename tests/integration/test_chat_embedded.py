@@ -15,7 +15,7 @@ from promptailor.app.chat import chat_graph
 from promptailor.app.settings import Settings
 from promptailor.evals.dataset_spec import find_layout
 from promptailor.evals.datasets import load_dataset, load_spec
-from promptailor.graph.chat import ChatGraph
+from promptailor.graph.chat.build import ChatGraph
 from promptailor.prompts.errors import DataError
 
 pytestmark = pytest.mark.slow

@@ -21,8 +21,8 @@ from promptailor.app.backends.port import ModelPort
 from promptailor.app.backends.store import ResponseStore
 from promptailor.app.checkpoints import STATE_TYPES, aopen_checkpointer, open_checkpointer, serializer
 from promptailor.graph.build import RankGraph, build_rank_graph
-from promptailor.graph.chat import ChatGraph, build_chat_graph
-from promptailor.graph.chat_state import ChatState
+from promptailor.graph.chat.build import ChatGraph, build_chat_graph
+from promptailor.graph.chat.state import ChatState
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankInput, RankOutput, RankState
@@ -119,7 +119,7 @@ def test_no_type_of_the_states_was_forgotten() -> None:
     named = collect_allowlist_from_schemas(schemas=[RankState, RankInput, RankOutput, ChatState])
     ours = {name for name in named if name[0].startswith("promptailor.")}
     assert (
-        ours - known - {("promptailor.graph.state", "RankState"), ("promptailor.graph.chat_state", "ChatState")}
+        ours - known - {("promptailor.graph.state", "RankState"), ("promptailor.graph.chat.state", "ChatState")}
         == set()
     )
 

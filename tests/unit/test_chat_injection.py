@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
 from promptailor.graph.build import build_rank_graph
-from promptailor.graph.chat import ChatGraph, build_chat_graph
-from promptailor.graph.chat_model import ChatReader
-from promptailor.graph.chat_rules import ChatRules
+from promptailor.graph.chat.build import ChatGraph, build_chat_graph
+from promptailor.graph.chat.model import ChatReader
+from promptailor.graph.chat.rules import ChatRules
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankOutput

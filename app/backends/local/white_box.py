@@ -47,7 +47,7 @@ class EngineWhiteBox:
                 if word.isalpha() and len(word) >= _SHORTEST_WORD and word.casefold() not in no_words
             }
         kept = self._stable({token: word for token, word in words.items() if word and len(word.split()) == 1})
-        return TriggerVocabulary(words=tuple(kept.values()), tokens=tuple(kept), embeddings=self.embeddings(list(kept)))
+        return TriggerVocabulary(words=tuple(kept.values()), tokens=tuple(kept), embeddings=self.embed(list(kept)))
 
     def encode(
         self, messages: Sequence[Message], *, labels: Sequence[str], relevant: int, triggers: Sequence[str]
@@ -67,7 +67,7 @@ class EngineWhiteBox:
             relevant=relevant,
         )
 
-    def embeddings(self, tokens: Sequence[int]) -> Floats:
+    def embed(self, tokens: Sequence[int]) -> Floats:
         """Look tokens up in the model's input embeddings."""
         return self.engine.embed(list(tokens)).detach().double().cpu().numpy()
 

@@ -12,7 +12,7 @@ from promptailor.app.cli import app
 from promptailor.app.retrieval import CatalogueRetriever
 from promptailor.app.settings import Settings
 from promptailor.evals.baselines.bm25 import BM25
-from promptailor.graph.retriever import Query
+from promptailor.graph.chat.retriever import Query
 from promptailor.prompts.chat import load_chat_words
 from promptailor.prompts.errors import CatalogueError, DataError, MissingExtraError
 from tests.films import film_retriever

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from promptailor.app.retrieval import CatalogueRetriever
 from promptailor.evals.baselines.itemknn import ItemKNN
-from promptailor.graph.retriever import Query, is_within
+from promptailor.graph.chat.retriever import Query, is_within
 from promptailor.prompts.domain import Item, RankRequest
 from promptailor.prompts.titles import fold, words_of
 from tests.films import FILMS, film_dataset, film_retriever

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from promptailor.graph.build import build_rank_graph
-from promptailor.graph.chat import build_chat_graph
+from promptailor.graph.chat.build import build_chat_graph
 from promptailor.graph.context import Context
 from promptailor.graph.resources import Resources
 from promptailor.graph.state import RankOutput

@@ -13,8 +13,8 @@ from typing import get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from promptailor.graph.chat_rules import ChatRules
-from promptailor.graph.chat_state import Understood
+from promptailor.graph.chat.rules import ChatRules
+from promptailor.graph.chat.state import Understood
 from promptailor.prompts.assemble import clean_text, clean_title, fence
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, Act, tokens
 from promptailor.prompts.domain import Item

@@ -9,7 +9,7 @@ from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel, ConfigDict, Field
 
-from promptailor.graph.retriever import Years
+from promptailor.graph.chat.retriever import Years
 from promptailor.graph.state import RankOutput
 from promptailor.prompts.chat import Act
 from promptailor.prompts.domain import MAX_TASTE_LENGTH, Model

@@ -10,12 +10,12 @@ from typing import Literal
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage
 from pydantic import ValidationError
 
-from promptailor.graph.chat_model import ChatReader
-from promptailor.graph.chat_reply import ChatReplies
-from promptailor.graph.chat_state import ChatState, Understood, Visitor, Wishes
+from promptailor.graph.chat.model import ChatReader
+from promptailor.graph.chat.reply import ChatReplies
+from promptailor.graph.chat.retriever import Facts, Query, Retriever
+from promptailor.graph.chat.state import ChatState, Understood, Visitor, Wishes
 from promptailor.graph.context import Context
 from promptailor.graph.inline import Update
-from promptailor.graph.retriever import Facts, Query, Retriever
 from promptailor.graph.state import RankInput, RankOutput
 from promptailor.prompts.assemble import clean_text, clean_title
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, ChatWords

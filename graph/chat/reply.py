@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from promptailor.graph.chat_state import Understood, Wishes
-from promptailor.graph.retriever import Facts, is_within
+from promptailor.graph.chat.retriever import Facts, is_within
+from promptailor.graph.chat.state import Understood, Wishes
 from promptailor.graph.state import RankOutput
 from promptailor.prompts.assemble import clean_title
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, ChatWords

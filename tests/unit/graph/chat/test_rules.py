@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from promptailor.graph.chat_rules import ChatRules
-from promptailor.graph.chat_state import Understood
+from promptailor.graph.chat.rules import ChatRules
+from promptailor.graph.chat.state import Understood
 from promptailor.prompts.chat import load_chat_words
 from tests.films import film_retriever, title_of
 

@@ -12,13 +12,13 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import TracePolicy, omit_payload
 
 from promptailor.graph.build import RankGraph, recursion_limit
-from promptailor.graph.chat_model import ChatReader
-from promptailor.graph.chat_nodes import ChatNodes
-from promptailor.graph.chat_rules import ChatRules
-from promptailor.graph.chat_state import ChatInput, ChatOutput, ChatState
+from promptailor.graph.chat.model import ChatReader
+from promptailor.graph.chat.nodes import ChatNodes
+from promptailor.graph.chat.retriever import Retriever
+from promptailor.graph.chat.rules import ChatRules
+from promptailor.graph.chat.state import ChatInput, ChatOutput, ChatState
 from promptailor.graph.context import MOST_STEPS, Context
 from promptailor.graph.inline import Edge, Node, Update
-from promptailor.graph.retriever import Retriever
 from promptailor.graph.state import RankOutput
 from promptailor.prompts.chat import ChatWords
 from promptailor.prompts.llm import ChatPort

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from promptailor.graph.chat_state import Understood
-from promptailor.graph.retriever import Retriever, TitleMention, Years
+from promptailor.graph.chat.retriever import Retriever, TitleMention, Years
+from promptailor.graph.chat.state import Understood
 from promptailor.prompts.assemble import clean_text, clean_title
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, Act, ChatWords, Cue, Phrases, SpokenAct, tokens
 from promptailor.prompts.titles import Words

@@ -14,10 +14,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from promptailor.app.backends.port import ModelPort
 from promptailor.app.retrieval import CatalogueRetriever
 from promptailor.graph.build import build_rank_graph
-from promptailor.graph.chat import ChatGraph, build_chat_graph
-from promptailor.graph.chat_nodes import MOST_MESSAGES
+from promptailor.graph.chat.build import ChatGraph, build_chat_graph
+from promptailor.graph.chat.nodes import MOST_MESSAGES
+from promptailor.graph.chat.retriever import Query
 from promptailor.graph.resources import Resources
-from promptailor.graph.retriever import Query
 from promptailor.graph.state import RankOutput
 from promptailor.policies.manual import manual_policies
 from promptailor.prompts.chat import MAX_MESSAGE_LENGTH, load_chat_words
