@@ -73,7 +73,7 @@ class WhiteBox(Protocol):
         """
         ...
 
-    def embeddings(self, tokens: Sequence[int]) -> Floats:
+    def embed(self, tokens: Sequence[int]) -> Floats:
         """Return the embeddings of any tokens, shape (tokens, dim)."""
         ...
 

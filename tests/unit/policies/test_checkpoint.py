@@ -125,7 +125,8 @@ def test_policies_serve_unchanged_after_sentences_were_added(
     team = ReinforcedPolicy(PolicyConfig(), toy.catalogue, embeddings=toy.embeddings, encoder=text_encoder, seed=1)
     clerk = Sentence(id="clerk", text="You sell {items}.")
     grown = toy.catalogue.extended({"role_playing": [clerk], "output_format": [clerk]})
-    for name, policy in {"bandit": bandit, "team": team}.items():
+    trained: dict[str, PromptPolicy] = {"bandit": bandit, "team": team}
+    for name, policy in trained.items():
         save_policy(tmp_path / name, policy, manifest)
         loaded = load_policy(tmp_path / name, catalogue=grown, embeddings=lambda: toy.embeddings, encoder=text_encoder)
         if isinstance(loaded, ReinforcedPolicy):

@@ -49,6 +49,9 @@ class ToyModel:
     ) -> WhiteBoxPrompt | None:
         raise NotImplementedError
 
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        raise NotImplementedError
+
     def label_log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> list[Floats]:
         return [np.round(self._logits(prompt), 4) for prompt in prompts]
 

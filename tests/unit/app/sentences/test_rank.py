@@ -33,7 +33,7 @@ class LinearBox:
         tokens = tuple(ord(c) % 97 for message in messages for c in message.content)
         return WhiteBoxPrompt(tokens=tokens, positions=(), labels=tuple(labels), relevant=relevant)
 
-    def embeddings(self, tokens: Sequence[int]) -> Floats:
+    def embed(self, tokens: Sequence[int]) -> Floats:
         return np.array([[token / 97, 1.0] for token in tokens])
 
     def label_log_probs(self, prompts: Sequence[WhiteBoxPrompt]) -> list[Floats]:
@@ -52,7 +52,7 @@ class LinearBox:
         return losses, np.array(slopes)
 
     def _loss(self, prompt: WhiteBoxPrompt) -> float:
-        return 1.0 + 0.01 * float(self.embeddings(prompt.tokens)[:, 0].sum())
+        return 1.0 + 0.01 * float(self.embed(prompt.tokens)[:, 0].sum())
 
 
 @pytest.fixture
