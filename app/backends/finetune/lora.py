@@ -17,6 +17,7 @@ from promptailor.app.backends.finetune.folder import FinetuneFolder, FinetuneMan
 from promptailor.app.backends.finetune.rating_examples import RatingExamples
 from promptailor.app.backends.finetune.training import adapter_parameters, train
 from promptailor.app.backends.finetune.validation import Check, RankingCheck, RatingCheck, validate
+from promptailor.app.backends.local.encoder import ChatEncoder
 from promptailor.app.backends.local.engine import Engine
 from promptailor.app.backends.local.loading import load_causal_lm, model_fingerprint
 from promptailor.app.commit import current_commit
@@ -151,5 +152,6 @@ def add_adapter(engine: Engine, settings: FinetuneSettings) -> PeftModel:
 
 def example_encoder(engine: Engine) -> ExampleEncoder:
     """Return the encoder of examples whose answers end as the engine's model should end them."""
+    assert isinstance(engine.encoder, ChatEncoder), "only encoder-decoder models have another, and none is loaded here"
     end = engine.model.generation_config.eos_token_id[0]
     return ExampleEncoder(engine.encoder, end)
