@@ -16,8 +16,9 @@ demo: $(VENV)/.demo  ## learn RPP on MovieLens-100K with the embedded model and 
 
 install: $(VENV)/.all  ## everything, for development
 
+# In the order of the folders, that is, the long files of tests/integration first: a long one last leaves a core idle.
 test: $(VENV)/.all  ## every test that needs no key and no accelerator
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --durations 10
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-fast: $(VENV)/.all  ## the unit tests
 	$(BIN)/python -m pytest -q tests/unit -m "not slow"
