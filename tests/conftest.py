@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from promptailor.evals.protocol import make_cases, split_users
 from promptailor.evals.types import EvalCase
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.prompts.patterns import Catalogue, load_catalogue
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage as rarely as the command line does: each time, it looks at all that imports have made."""
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(autouse=True)
