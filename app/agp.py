@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from promptailor.app.backends.budget import Budget, Spending
 from promptailor.app.backends.stage import Stage, StagePort
 from promptailor.app.job import AgpConfig, Job, TrainSummary
 from promptailor.app.projection import SAMPLE_USERS, CountingPort, announce
 from promptailor.evals.records import write_text
+from promptailor.evals.statistics import estimate
 from promptailor.graph.guiding import POLICY, Guiding, guided_policy, improve
 from promptailor.graph.rollout import Progress, complete_all
 from promptailor.graph.state import TrainInput
@@ -144,7 +147,29 @@ def train_agp(job: Job, progress: Progress) -> TrainSummary:
         lineage=lineage,
     )
     judged = next((found for v in reversed(lineage.versions) if v.accepted and (found := _held_out(v, agp))), None)
-    return job.finish(stopped, 1, judged, _spent(stages), projected)
+    told = _beside_manual(guiding, lineage.instruction, job.validation) if stopped in ("finished", "early") else None
+    summary = job.finish(stopped, 1, judged, _spent(stages), projected)
+    return summary.model_copy(update={"notes": (told,) if told else ()})
+
+
+def _beside_manual(guiding: Guiding, instruction: str, users: Sequence[TrainInput]) -> str | None:
+    """Say how the instruction does beside the prompt without it, on validation users; None where the calls are spent.
+
+    AGP compares instructions with each other only, and a small model can lose more by a profile than it learns from it.
+    """
+    try:
+        with_it, without = (
+            np.array([user.reward for user in guiding.rank(text, users, "validation")]) for text in (instruction, None)
+        )
+    except BudgetExceededError:
+        return None
+    gain = estimate(with_it - without, key=("agp beside manual", guiding.context.seed))
+    told = (
+        f"validation NDCG: {with_it.mean():.3f} by the learned instruction, {without.mean():.3f} by the manual prompt; "
+        f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    )
+    loses = f"{told}: it costs this model more than it tells it; serve manual, or name a larger --model"
+    return loses if gain.high < 0 else told
 
 
 def _held_out(version: PromptVersion, agp: AgpConfig) -> float | None:

@@ -29,7 +29,7 @@ from promptailor.graph.train import epoch_seed, order_of_user
 from promptailor.policies.acceptance import AcceptanceTest, AcceptRule, Verdict, accept_on_batch
 from promptailor.policies.base import PolicyInfo
 from promptailor.policies.lineage import Lineage, PromptVersion
-from promptailor.policies.manual import SinglePrompt
+from promptailor.policies.manual import MANUAL, SinglePrompt
 from promptailor.policies.profiling import Profiling
 from promptailor.prompts.guidance import (
     RankedCase,
@@ -83,11 +83,14 @@ class Guiding:
         """Return the policy that serves an instruction."""
         return guided_policy(self.resources.catalogue, self.profiling, self.subject, instruction, info)
 
-    def rank(self, instruction: str, users: Sequence[TrainInput], split: Split) -> list[Ranked]:
-        """Rank for users by an instruction; a repeated one is a cache hit throughout."""
-        policies = {**self.resources.policies, POLICY: self.policy(instruction)}
+    def rank(self, instruction: str | None, users: Sequence[TrainInput], split: Split) -> list[Ranked]:
+        """Rank for users by an instruction, or by the manual prompt; a repeated one is a cache hit throughout."""
+        policies = dict(self.resources.policies)
+        if instruction is not None:
+            policies[POLICY] = self.policy(instruction)
         graph = build_rank_graph(replace(self.resources, policies=policies, summarises=False), training=True)
-        context = self.context.model_copy(update={"policy": POLICY, "split": split, "explore": False})
+        policy = MANUAL if instruction is None else POLICY
+        context = self.context.model_copy(update={"policy": policy, "split": split, "explore": False})
         described = self.describe(users)
         outputs = run_training(graph, described, context, n_steps=1, progress=self.progress)
         return [self._ranked(user, output) for user, output in zip(described, outputs, strict=True)]

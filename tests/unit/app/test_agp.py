@@ -164,3 +164,10 @@ def test_a_stage_spends_its_share_and_no_more() -> None:
     with pytest.raises(BudgetExceededError, match="feedback: its share of 2 calls"):
         stage.begin("m", third)
     assert not stage.begin("m", second)
+
+
+def test_the_learned_instruction_is_measured_beside_the_manual_prompt(tmp_path: Path) -> None:
+    (told,) = train(tmp_path / "run").notes
+    difference = float(told.partition("by the manual prompt; ")[2].split()[0])
+    assert difference > 0.1
+    assert "serve manual" not in told
