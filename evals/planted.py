@@ -204,7 +204,8 @@ class PlantedWorld:
         segment = rng.randrange(N_SEGMENTS)
         ring, start = self.rings[segment], rng.randrange(ITEMS_PER_SEGMENT)
         walk = [ring[(start + step) % ITEMS_PER_SEGMENT] for step in range(WALK)]
-        own = [item for item in ring if item not in walk]
+        walked = {item.item_id for item in walk}
+        own = [item for item in ring if item.item_id not in walked]
         other = [item for n, items in enumerate(self.rings) if n != segment for item in items]
         length = rng.choice(HISTORY_LENGTHS)
         n_own = sum(rng.random() < OWN_SHARE for _ in range(length))
