@@ -19,10 +19,10 @@ from promptailor.policies.base import PromptPolicy
 from promptailor.policies.checkpoint import PolicyManifest
 from promptailor.policies.lineage import Lineage
 from promptailor.policies.manual import Stopped
+from promptailor.policies.pap_rec.state import SearchConfig
 from promptailor.policies.profiling import SEQUENCE_LENGTH
 from promptailor.policies.prompt_space import PromptSpace
 from promptailor.policies.returns import Objective
-from promptailor.policies.trigger_state import SearchConfig
 from promptailor.policies.types import Pooling, StateKind
 from promptailor.policies.white_box import VocabularyKind
 from promptailor.prompts.errors import SpecError

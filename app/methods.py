@@ -20,8 +20,8 @@ from promptailor.evals.methods import GraphMethod
 from promptailor.graph.context import Context
 from promptailor.policies.base import PromptPolicy
 from promptailor.policies.manual import CHAIN_OF_THOUGHT, MANUAL, MANUAL_PROFILE
-from promptailor.policies.pap_rec import NAME as PAP_REC
-from promptailor.policies.pap_rec import TriggerPolicy
+from promptailor.policies.pap_rec.policy import NAME as PAP_REC
+from promptailor.policies.pap_rec.policy import TriggerPolicy
 from promptailor.prompts.errors import SpecError
 from promptailor.prompts.patterns import Catalogue
 

@@ -21,7 +21,7 @@ from promptailor.policies.enumeration import enumerate_prompts
 from promptailor.policies.fusion import fit_weights
 from promptailor.policies.grips import search_one_prompt
 from promptailor.policies.manual import Stopped
-from promptailor.policies.pap_rec import NAME as PAP_REC
+from promptailor.policies.pap_rec.policy import NAME as PAP_REC
 from promptailor.policies.random_search import random_search
 from promptailor.policies.returns import Objective, serving_steps
 from promptailor.prompts.errors import BudgetExceededError, InputError, SpecError

@@ -19,9 +19,9 @@ from promptailor.evals.types import EvalCase
 from promptailor.graph.rollout import Progress
 from promptailor.policies.base import PolicyInfo
 from promptailor.policies.manual import Stopped
-from promptailor.policies.pap_rec import NAME, TriggerPolicy, Words
-from promptailor.policies.trigger_search import TriggerSearch, random_words
-from promptailor.policies.trigger_state import SearchCases, SearchState, TriggerCase
+from promptailor.policies.pap_rec.policy import NAME, TriggerPolicy, Words
+from promptailor.policies.pap_rec.search import TriggerSearch, random_words
+from promptailor.policies.pap_rec.state import SearchCases, SearchState, TriggerCase
 from promptailor.policies.white_box import Meter, TriggerVocabulary, WhiteBox, WhiteBoxPrompt
 from promptailor.prompts.assemble import assemble
 from promptailor.prompts.errors import BudgetExceededError, CheckpointError, DataError, InputError, SpecError

@@ -24,7 +24,7 @@ from promptailor.policies.bandit import FactoredBandit
 from promptailor.policies.base import Persistent, PolicyInfo, PromptPolicy
 from promptailor.policies.embeddings import ItemEmbeddings
 from promptailor.policies.manual import SinglePrompt, Stopped
-from promptailor.policies.pap_rec import TriggerPolicy
+from promptailor.policies.pap_rec.policy import TriggerPolicy
 from promptailor.policies.profiling import Profiling
 from promptailor.prompts.errors import CheckpointError
 from promptailor.prompts.llm import TextEncoder

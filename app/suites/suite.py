@@ -24,7 +24,7 @@ from promptailor.evals.exhibit_runs import COSTS
 from promptailor.evals.exhibits import ExhibitKind
 from promptailor.evals.metrics import PRIMARY, chance
 from promptailor.graph.context import Context
-from promptailor.policies.pap_rec import NAME as PAP_REC
+from promptailor.policies.pap_rec.policy import NAME as PAP_REC
 from promptailor.prompts.domain import Model
 from promptailor.prompts.errors import InputError, SpecError
 from promptailor.prompts.patterns import load_catalogue

@@ -19,7 +19,7 @@ from promptailor.evals.datasets import load_dataset, load_spec
 from promptailor.evals.protocol import split_users
 from promptailor.evals.types import EvalCase
 from promptailor.policies.checkpoint import load_policy, read_manifest
-from promptailor.policies.pap_rec import TriggerPolicy
+from promptailor.policies.pap_rec.policy import TriggerPolicy
 from promptailor.prompts.errors import CheckpointError, InputError, SpecError
 from promptailor.prompts.patterns import load_catalogue
 

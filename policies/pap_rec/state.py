@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from promptailor.policies.personal_words import Shrinkage
-from promptailor.policies.surrogate import SURROGATES, Surrogate, rank_correlation
+from promptailor.policies.pap_rec.personal_words import Shrinkage
+from promptailor.policies.pap_rec.surrogate import SURROGATES, Surrogate, rank_correlation
 from promptailor.policies.white_box import WhiteBoxPrompt
 from promptailor.prompts.domain import Model
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promptailor.policies.personal_words import Shrinker
-from promptailor.policies.surrogate import score
-from promptailor.policies.trigger_state import SearchConfig, Tokens, TriggerCase
+from promptailor.policies.pap_rec.personal_words import Shrinker
+from promptailor.policies.pap_rec.state import SearchConfig, Tokens, TriggerCase
+from promptailor.policies.pap_rec.surrogate import score
 from promptailor.policies.white_box import Meter, TriggerVocabulary, WhiteBoxPrompt
 
 POOL = 16

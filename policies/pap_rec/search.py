@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptailor.policies.draws import uniform
-from promptailor.policies.personal_search import PersonalSearch
-from promptailor.policies.surrogate import SURROGATES, score, served
-from promptailor.policies.trigger_state import Round, SearchCases, SearchConfig, SearchState, Tokens, Trial, TriggerCase
+from promptailor.policies.pap_rec.personal_search import PersonalSearch
+from promptailor.policies.pap_rec.state import Round, SearchCases, SearchConfig, SearchState, Tokens, Trial, TriggerCase
+from promptailor.policies.pap_rec.surrogate import SURROGATES, score, served
 from promptailor.policies.white_box import Floats, Meter, TriggerVocabulary
 
 EVERYBODY = -1
