@@ -1,4 +1,4 @@
-# Two commands do everything on a machine with Python 3.11, pip and make: `make demo` and `make test`.
+# Two commands show everything on a machine with Python 3.11, pip and make: `make demo` and `make serve`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,10 +9,13 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 export LANGSMITH_TRACING ?= false
 
-.PHONY: demo test test-fast lint types check install clean
+.PHONY: demo serve test test-fast lint types check install clean
 
 demo: $(VENV)/.demo  ## learn RPP on MovieLens-100K with the embedded model and report whether it paid
 	$(BIN)/promptailor demo --out runs/demo
+
+serve: $(VENV)/.serve  ## the chat recommender on a web page
+	$(BIN)/promptailor serve
 
 install: $(VENV)/.all  ## everything, for development
 
@@ -45,9 +48,13 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(PIP) -e ".[local,baselines]"
 	touch $@
 
+$(VENV)/.serve: $(VENV)/.torch pyproject.toml
+	$(PIP) -e ".[local,baselines,serve]"
+	touch $@ $(VENV)/.demo
+
 $(VENV)/.all: $(VENV)/.torch pyproject.toml
 	$(PIP) -e ".[openai,local,baselines,studio,sqlite,serve,tracing,postgres,community,dev]"
-	touch $@ $(VENV)/.demo
+	touch $@ $(VENV)/.demo $(VENV)/.serve
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
