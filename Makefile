@@ -15,6 +15,7 @@ demo: $(VENV)/.demo  ## learn RPP on MovieLens-100K with the embedded model and 
 	$(BIN)/promptailor demo --out runs/demo
 
 serve: $(VENV)/.serve  ## the chat recommender on a web page
+	$(BIN)/promptailor data get ml-100k > /dev/null
 	$(BIN)/promptailor serve
 
 install: $(VENV)/.all  ## everything, for development
