@@ -27,8 +27,19 @@ from promptailor.policies.draws import sample_index
 
 pytestmark = pytest.mark.slow
 
-NEW_USERS = 500
+NEW_USERS = 200
 NULL_SEEDS = int(os.environ.get("PROMPTAILOR_NULL_SEEDS", "2"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where embeddings of the planted world are kept."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTAILOR_HOME", str(home))
 
 
 def serve_new_users(run: Path, model: str, policy: str | None, n_users: int, seed: int) -> list[TrainOutput]:
@@ -62,10 +73,10 @@ def test_on_a_planted_world_a_learner_comes_within_five_percent_of_the_optimum(t
 def test_on_a_planted_world_one_actor_learns_to_beat_the_manual_prompt(
     tmp_path: Path, policy: str, margin: float
 ) -> None:
-    config = TrainConfig(policy=policy, dataset="planted", model="planted:1", users=100, calls=1_500)
+    config = TrainConfig(policy=policy, dataset="planted", model="planted:1", users=60, calls=900)
     summary = run_training_job(config, tmp_path, resume=False)
-    assert summary.user_steps <= 1_500
-    outputs = serve_new_users(tmp_path, "planted:1", policy, 200, seed=0)
+    assert summary.user_steps <= 900
+    outputs = serve_new_users(tmp_path, "planted:1", policy, 100, seed=0)
     world = Workspace(settings=Settings(), dataset_name="planted", model="planted:1").world
     assert world is not None
     served = mean(world.quality(output.request, output.trace[-1].spec) for output in outputs)
@@ -90,7 +101,7 @@ def test_a_policy_trained_on_shuffled_labels_gains_nothing(tmp_path: Path, monke
     run_training_job(
         TrainConfig(policy="rpp", dataset="planted", model="planted:1", users=60, calls=900), tmp_path, resume=False
     )
-    outputs = serve_new_users(tmp_path, "planted:1", "rpp", 200, seed=0)
+    outputs = serve_new_users(tmp_path, "planted:1", "rpp", 100, seed=0)
     served = mean(world.quality(output.request, output.trace[-1].spec) for output in outputs)
     single, _ = world.best_single([output.request for output in outputs])
     assert served <= single
@@ -115,9 +126,9 @@ class NullRun:
 def null_run(folder: Path, seed: int) -> NullRun:
     rewards: dict[str, list[list[float]]] = {}
     for policy in ("rpp", "enumeration"):
-        config = TrainConfig(policy=policy, dataset="planted", model="planted:null", users=60, calls=900, seed=seed)
+        config = TrainConfig(policy=policy, dataset="planted", model="planted:null", users=40, calls=600, seed=seed)
         run_training_job(config, folder / policy, resume=False)
-        outputs = serve_new_users(folder / policy, "planted:null", policy, 300, seed)
+        outputs = serve_new_users(folder / policy, "planted:null", policy, 150, seed)
         rewards[policy] = [output.rewards for output in outputs]
     return NullRun(seed=seed, rpp=rewards["rpp"], single=[steps[-1] for steps in rewards["enumeration"]])
 

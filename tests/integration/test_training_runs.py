@@ -13,17 +13,21 @@ import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from promptailor.app.backends.store import ResponseStore
+from tests.integration.commands import run_here
 
 pytestmark = pytest.mark.slow
 
 PROMPTAILOR = str(Path(sys.executable).with_name("promptailor"))
 PLANTED = ["--dataset", "planted", "--model", "planted:1"]
-TRAIN = ["train", "--policy", "rpp", *PLANTED, "--users", "40", "--calls", "700"]
+TRAIN = ["train", "--policy", "rpp", *PLANTED, "--users", "20", "--calls", "380"]
 RANK = ["rank", "--input", "missing.jsonl", "--output", "o.jsonl", "--model", "planted:1"]
+APART = (["train", "--policy", "nope"], [*RANK, "--model", "embedded:nope"])
+"""Bad commands that are run as a shell does, where the libraries may print, too."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,10 +44,37 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([PROMPTAILOR, *arguments], capture_output=True, text=True, env=environment(), check=False)
+    """Run a command in this process."""
+    done = run_here(*arguments, environment=HOME)
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def run_apart(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a shell does."""
+    return subprocess.run([PROMPTAILOR, *arguments], capture_output=True, text=True, env=environment(), check=False)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start a command that is to be stopped."""
+    command = [PROMPTAILOR, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def wait_for_requests(process: subprocess.Popen[str], folder: Path, n: int) -> None:
+    """Return when a training run has had `n` answers."""
+    store = ResponseStore(folder / "responses.sqlite")
+    while store.requests < n:
+        assert process.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """An unbroken training run, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, json.loads(run(*TRAIN, "--out", str(folder), "--json").stdout)
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -56,7 +87,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("preset", ["on-policy", "paper"])
 def test_the_other_learners_train_a_policy_that_serves(tmp_path: Path, preset: str) -> None:
     out = tmp_path / "run"
-    done = json.loads(run(*TRAIN, "--users", "20", "--preset", preset, "--out", str(out), "--json").stdout)
+    done = json.loads(
+        run(*TRAIN, "--users", "10", "--steps", "4", "--preset", preset, "--out", str(out), "--json").stdout
+    )
     assert done["stopped"] in ("finished", "early")
     (tmp_path / "in.jsonl").write_text(
         GOOD.replace('"history": []', '"history": [{"item_id": "h", "title": "H"}]') + "\n"
@@ -71,38 +104,28 @@ def test_a_run_killed_at_random_points_and_resumed_equals_the_unbroken_run(tmp_p
     train = [*TRAIN]
     train[2] = policy
     whole = json.loads(run(*train, "--out", str(tmp_path / "whole"), "--json").stdout)
-    rng, broken = random.Random(policy), tmp_path / "broken"
-    for _ in range(3):
-        process = subprocess.Popen(
-            [PROMPTAILOR, *train, "--out", str(broken), *(["--resume"] if broken.exists() else [])],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-        )
-        time.sleep(rng.uniform(2.0, 7.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = json.loads(run(*train, "--out", str(broken), *(["--resume"] if broken.exists() else []), "--json").stdout)
+    rng, broken, points = random.Random(policy), tmp_path / "broken", 2
+    for point in range(points):
+        process = start(*train, "--out", str(broken), *(["--resume"] if point else []))
+        share = rng.uniform(point, point + 1) / points
+        wait_for_requests(process, broken, 1 + int(share * 0.9 * whole["llm_requests"]))
+        time.sleep(rng.uniform(0.0, 0.2))
+        process.kill()
+        process.communicate()
+    resumed = json.loads(run(*train, "--out", str(broken), "--resume", "--json").stdout)
     assert fingerprint(broken) == fingerprint(tmp_path / "whole")
     for summary in (resumed, whole):
         del summary["folder"], summary["encoder_calls"], summary["cache_hits"]  # of this process
     assert resumed == whole
 
 
-def test_ctrl_c_ends_training_with_a_usable_policy_and_resume_goes_on_to_the_same_result(tmp_path: Path) -> None:
-    whole = json.loads(run(*TRAIN, "--out", str(tmp_path / "whole"), "--json").stdout)
+def test_ctrl_c_ends_training_with_a_usable_policy_and_resume_goes_on_to_the_same_result(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, summary = whole
     out = tmp_path / "stopped"
-    process = subprocess.Popen(
-        [PROMPTAILOR, *TRAIN, "--out", str(out), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    store = ResponseStore(out / "responses.sqlite")
-    while store.requests < 150:
-        assert process.poll() is None, "it ended before it could be stopped"
-        time.sleep(0.02)
+    process = start(*TRAIN, "--out", str(out), "--json")
+    wait_for_requests(process, out, 100)
     process.send_signal(signal.SIGINT)
     said, complaints = process.communicate(timeout=60)
     assert process.returncode == 130, complaints
@@ -111,17 +134,18 @@ def test_ctrl_c_ends_training_with_a_usable_policy_and_resume_goes_on_to_the_sam
     assert json.loads(said)["stopped"] == "interrupted"
     assert json.loads((out / "policy" / "manifest.json").read_text())["stopped"] == "interrupted"
     again = json.loads(run(*TRAIN, "--out", str(out), "--resume", "--json").stdout)
-    assert (again["llm_requests"], again["stopped"]) == (whole["llm_requests"], whole["stopped"])
-    assert fingerprint(out) == fingerprint(tmp_path / "whole")
+    assert (again["llm_requests"], again["stopped"]) == (summary["llm_requests"], summary["stopped"])
+    assert fingerprint(out) == fingerprint(folder)
 
 
-def test_a_recorded_run_is_replayed_without_its_model_and_gives_the_same_policy(tmp_path: Path) -> None:
-    recorded, replayed = tmp_path / "recorded", tmp_path / "replayed"
-    run(*TRAIN, "--out", str(recorded))
+def test_a_recorded_run_is_replayed_without_its_model_and_gives_the_same_policy(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    recorded, replayed = whole[0], tmp_path / "replayed"
     arguments = [f"replay:{recorded}" if part == "planted:1" else part for part in TRAIN]
     summary = json.loads(run(*arguments, "--out", str(replayed), "--json").stdout)
     assert summary["llm_requests"] == 0
-    assert summary["cache_hits"] >= 600
+    assert summary["cache_hits"] >= whole[1]["llm_requests"] > 300
     assert fingerprint(replayed) == fingerprint(recorded)
     other = run(*arguments, "--seed", "1", "--out", str(tmp_path / "other"), check=False)
     assert other.returncode == 2
@@ -220,7 +244,7 @@ def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(
 ) -> None:
     extra = [] if arguments[0] == "rank" else ["--out", str(tmp_path / "out")]
     monkeypatch.setenv("PROMPTAILOR_DATA", str(tmp_path))
-    done = run(*arguments, *extra, check=False)
+    done = run_apart(*arguments, *extra) if arguments in APART else run(*arguments, *extra, check=False)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -262,7 +286,7 @@ def test_ranking_that_was_cut_short_goes_on_and_pays_for_nothing_twice(tmp_path:
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     answers = tmp_path / "out.jsonl"
     rank = ["rank", "--input", str(tmp_path / "in.jsonl"), "--output", str(answers), "--model", "planted:1"]
-    short = run(*rank, "--budget", "calls=25", check=False)
+    short = run_apart(*rank, "--budget", "calls=25")  # its open files go with it
     assert short.returncode == 2
     assert "the budget of 25 calls is spent" in short.stderr
     assert not answers.exists()
@@ -321,26 +345,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(tmp_path: Path, small_disk: Path) -> None:
     train = ["train", "--policy", "enumeration", *PLANTED, "--users", "40", "--calls", "600"]
-    full = run(*train, "--out", str(small_disk / "run"), check=False)
+    full = run_apart(*train, "--out", str(small_disk / "run"))  # nothing may keep the disk busy
     assert full.returncode == 2
     assert "disk is full; free some space and go on with --resume" in full.stderr
     assert [line.startswith("Error: ") for line in full.stderr.splitlines()] == [False, True], full.stderr
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    resumed = json.loads(run(*train, "--out", str(small_disk / "run"), "--resume", "--json").stdout)
+    resumed = json.loads(run_apart(*train, "--out", str(small_disk / "run"), "--resume", "--json").stdout)
     whole = json.loads(run(*train, "--out", str(tmp_path / "whole"), "--json").stdout)
     assert resumed["llm_requests"] == whole["llm_requests"]
     assert fingerprint(small_disk / "run") == fingerprint(tmp_path / "whole")
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    short = [*TRAIN[:-1], "500"]
-    run(*short, "--out", str(out))
+def test_a_folder_that_holds_a_run_is_not_overwritten(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = whole
     before = fingerprint(out)
-    again = run(*short, "--out", str(out), check=False)
+    again = run(*TRAIN, "--out", str(out), check=False)
     assert again.returncode == 2
     assert "already holds a run; pass --resume" in again.stderr
-    other = run(*short, "--seed", "1", "--out", str(out), "--resume", check=False)
+    other = run(*TRAIN, "--seed", "1", "--out", str(out), "--resume", check=False)
     assert other.returncode == 2
     assert "seed was 0 and is 1" in other.stderr
     assert fingerprint(out) == before
