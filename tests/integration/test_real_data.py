@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from promptailor.evals.datasets import Dataset, load_dataset, load_spec
 from promptailor.evals.protocol import make_cases, make_temporal_cases, split_users, temporal_split
 from promptailor.policies.reward import ndcg
 from promptailor.prompts.errors import DataError
+from tests.integration.commands import run_here
 
 
 def data_dir(name: str) -> Path:
@@ -162,7 +161,6 @@ def test_training_and_evaluation_run_on_every_data_set_with_a_model_of_its_own(
 
 
 def promptailor(*arguments: str) -> str:
-    command = [str(Path(sys.executable).with_name("promptailor")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_here(*arguments, environment={})
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 pytest.importorskip("langchain_openai", reason="the extra `openai` is not installed")
 pytest.importorskip("transformers", reason="the extra `local` is not installed")
 
-from tests.integration.servers import script, transformers_server
+from tests.integration.commands import run_here
+from tests.integration.servers import transformers_server
 
 pytestmark = pytest.mark.slow
 DATA = os.environ.get("PROMPTAILOR_DATA", "")
@@ -22,10 +22,7 @@ WORLD = ["--dataset", "planted", "--users", "20", "--calls", "260"]
 
 
 def promptailor(*arguments: str, home: Path) -> str:
-    environment = os.environ | {"PROMPTAILOR_HOME": str(home), "PROMPTAILOR_DATA": DATA, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [script("promptailor"), *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    done = run_here(*arguments, environment={"PROMPTAILOR_HOME": str(home), "PROMPTAILOR_DATA": DATA})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
