@@ -29,6 +29,7 @@ from promptailor.app.backends.embedded import finished_folder
 from promptailor.app.backends.finetune import FinetuneConfig, FinetuneManifest, finetune
 from promptailor.app.backends.finetune.folder import FinetuneFolder
 from promptailor.app.backends.local import load
+from tests.integration.commands import run_here
 
 pytestmark = pytest.mark.slow
 
@@ -118,10 +119,10 @@ def test_a_killed_command_goes_on_with_resume(base: Path, tmp_path: Path) -> Non
     assert checkpoint is not None
     assert not (out / "manifest.json").exists()
 
-    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    refused = run_here(*command[1:], environment=environment)
     assert refused.returncode == 2
     assert refused.stderr.strip().endswith("already holds a run; pass --resume to go on, or name another folder")
-    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
+    done = run_here(*command[1:], "--resume", environment=environment)
     assert done.returncode == 0, done.stderr
     losses = json.loads(done.stdout)["manifest"]["losses"]
     assert len(losses) == 80

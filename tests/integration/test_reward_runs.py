@@ -59,7 +59,7 @@ def test_a_policy_learns_from_paid_rewards_without_a_call(tmp_path: Path, paid: 
 
     methods = f"manual,bandit@paid={paid},{policy}@modelled={tmp_path / 'run'}"
     report = run_evaluation(
-        EvaluateConfig(methods=methods, users="200", **PLANTED), tmp_path / "evaluation", resume=False
+        EvaluateConfig(methods=methods, users="100", **PLANTED), tmp_path / "evaluation", resume=False
     ).report
     means = {name: result.primary.mean for name, result in report.methods.items()}
     assert means[f"{policy}@modelled"] > means["manual"] + 0.15
@@ -107,12 +107,12 @@ def test_grips_for_everybody_is_trained_saved_and_served(tmp_path: Path) -> None
 
 def test_searches_per_request_are_foreseen_counted_and_gone_on_with(tmp_path: Path) -> None:
     methods = "manual,grips?rounds=2&candidates=3&paraphrase=false,best-of-k?k=5"
-    config = EvaluateConfig(methods=methods, users="24", **PLANTED)
+    config = EvaluateConfig(methods=methods, users="12", **PLANTED)
     whole = run_evaluation(config, tmp_path / "whole", resume=False)
     assert whole.projected.calls == pytest.approx(whole.spent.calls, rel=0.2)
-    cut = run_evaluation(config.model_copy(update={"budget": "calls=150"}), tmp_path / "cut", resume=False)
+    cut = run_evaluation(config.model_copy(update={"budget": "calls=80"}), tmp_path / "cut", resume=False)
     assert not cut.complete
-    assert cut.spent.calls <= 150
+    assert cut.spent.calls <= 80
     resumed = run_evaluation(config, tmp_path / "cut", resume=True)
     assert resumed.complete
     assert resumed.spent.calls == whole.spent.calls

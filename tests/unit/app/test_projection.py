@@ -24,7 +24,7 @@ def close(foreseen: Spending, spent: Spending, tolerance: float) -> bool:
 
 @pytest.mark.parametrize("policy", ["rpp", "rpp+", "bandit", "random-search"])
 def test_the_cost_of_training_is_foreseen(tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
-    config = TrainConfig(policy=policy, dataset="planted", model="planted:1", users=40, calls=700)
+    config = TrainConfig(policy=policy, dataset="planted", model="planted:1", users=20, calls=380)
     done = run_training_job(config, tmp_path, resume=False)
     assert close(done.projected, Spending(calls=done.llm_requests, tokens=done.tokens), 0.1)
     assert f"about {done.projected.calls:,} calls" in capsys.readouterr().err
@@ -33,10 +33,10 @@ def test_the_cost_of_training_is_foreseen(tmp_path: Path, policy: str, capsys: p
 def test_the_cost_of_an_evaluation_is_foreseen_and_a_budget_that_is_too_small_is_said_to_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = EvaluateConfig(methods="identity,manual", dataset="planted", model="planted:1", users="60")
+    config = EvaluateConfig(methods="identity,manual", dataset="planted", model="planted:1", users="30")
     done = run_evaluation(config, tmp_path / "whole", resume=False)
     assert close(done.projected, done.spent, 0.1)
-    cut = config.model_copy(update={"budget": "calls=50"})
+    cut = config.model_copy(update={"budget": "calls=25"})
     assert not run_evaluation(cut, tmp_path / "cut", resume=False).complete
     assert "the budget will stop it before its end" in capsys.readouterr().err
 
