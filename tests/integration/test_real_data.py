@@ -17,6 +17,7 @@ from promptailor.evals.dataset_spec import find_layout
 from promptailor.evals.datasets import Dataset, load_dataset, load_spec
 from promptailor.evals.protocol import make_cases, make_temporal_cases, split_users, temporal_split
 from promptailor.policies.reward import ndcg
+from promptailor.prompts.domain import UserProfile
 from promptailor.prompts.errors import DataError
 from tests.integration.commands import run_here
 
@@ -83,7 +84,7 @@ def test_ml_100k_is_the_published_one() -> None:
     assert check.verified
     dataset = load_dataset(load_spec("ml-100k"), data_dir("ml-100k"))
     assert dataset.items["172"].title == "The Empire Strikes Back"
-    assert dataset.profiles["1"].model_dump() == {"gender": "male", "age": "24", "occupation": "technician"}
+    assert dataset.profiles["1"] == UserProfile(gender="male", age="24", occupation="technician")
 
 
 def test_the_grouplens_edition_of_ml_100k_has_the_same_content(tmp_path: Path) -> None:
