@@ -14,9 +14,10 @@ export LANGSMITH_TRACING ?= false
 demo: $(VENV)/.demo  ## learn RPP on MovieLens-100K with the embedded model and report whether it paid
 	$(BIN)/promptailor demo --out runs/demo
 
+# Sentences are drawn and not only the most probable ones taken, so that a visitor sees the prompt evolve.
 serve: $(VENV)/.serve  ## the chat recommender on a web page
 	$(BIN)/promptailor data get ml-100k > /dev/null
-	$(BIN)/promptailor serve
+	$(BIN)/promptailor serve --explore
 
 install: $(VENV)/.all  ## everything, for development
 
