@@ -197,7 +197,7 @@ def _readouts(dataset: str, model: str) -> list[Row]:
     messages = [prompt.messages for prompt in prompts]
     labels = [prompt.labels for prompt in prompts]
     few = messages[:N_PROMPTS]
-    engine.generate_texts(few[:4], max_new_tokens=4)  # warms up
+    engine.generate_texts(few, max_new_tokens=GENERATED_TOKENS)  # the first batch of a shape takes twice as long
     written_s = _timed(lambda: engine.generate_texts(few, max_new_tokens=GENERATED_TOKENS))
     bare_s = _timed(lambda: bare_generate(engine, few, GENERATED_TOKENS))
     ranked_s = _timed(lambda: engine.rank_batch(few, labels[:N_PROMPTS]))
